@@ -28,13 +28,13 @@ enum config_order { ORDER_FIFO, ORDER_FAIR };
 /* The keys of [defaults] and [vm N]. */
 struct config_vm {
     unsigned id;
-    int fixed_pool;     /* index into config.pools, or -1: the VM may claim one */
-    int fixed_priority; /* 0..2, or -1 */
+    int fixed_pool;         /* index into config.pools, or -1: the VM may claim one */
+    int fixed_priority;     /* 0..2, or -1 */
     uint64_t allowed_pools; /* bit i: config.pools[i] may be claimed */
     unsigned max_priority;  /* 0..2 */
     bool identity_required;
     uid_t uid;
-    char *address; /* NULL: none */
+    char *address;                              /* NULL: none */
     uint64_t max_queued, max_jobs, max_running; /* max_running 0: as many as the pool has slots */
     unsigned device_share_percent;              /* 1..100 */
     uint64_t max_crashes;                       /* 0: never held */
@@ -53,8 +53,11 @@ struct config_pool {
     uint64_t max_queued, max_run_ms, max_result_bytes;
 };
 
+/* Which line set which key: private to config.c, kept for the messages of a refused reload. */
+struct config_source;
+
 struct config {
-    char *file; /* where it was read from */
+    char *file; /* where it was read from; absolute, so that SIGHUP finds it after chdir("/") */
     char *mountpoint, *state_dir; /* absolute */
     enum config_durability durability;
     uint64_t group_ms; /* with DURABILITY_GROUP */
@@ -64,10 +67,11 @@ struct config {
     bool log_jobs;
     mode_t stats_mode;
     uint64_t uid_base;
-    struct config_pool *pools; /* in the order of the file; A and B when it names none */
+    struct config_pool *pools; /* A, B, then those that the file adds, in its order */
     size_t pool_count;
     struct config_vm *vms; /* by ascending id; [vm N] sections and `vms` together */
     size_t vm_count;
+    struct config_source *source;
 };
 
 /*
@@ -82,6 +86,12 @@ struct config *config_parse(const char *content, const char *path, bool plain_us
                             struct text *error);
 void config_destroy(struct config *config);
 
+/*
+ * config_set_mountpoint takes another one than the file's, relative to the working directory. -1
+ * and *error in one line, if state_dir lies inside it.
+ */
+int config_set_mountpoint(struct config *config, const char *mountpoint, struct text *error);
+
 /* config_find_vm returns NULL if there is no such VM. */
 const struct config_vm *config_find_vm(const struct config *config, unsigned id);
 /* config_find_pool returns its index, or -1. */
@@ -92,6 +102,13 @@ int config_find_pool(const struct config *config, const char *name);
  * and *error says in one line which key cannot change while it runs.
  */
 bool config_reload_refused(const struct config *old, const struct config *new, struct text *error);
+
+/*
+ * config_split_command splits an executor's command line into words as a shell would, without
+ * expansions: 'literal', "with \" and \\", \x. Returns a NULL-terminated array that is one
+ * allocation (free() it), or NULL and *error says why.
+ */
+char **config_split_command(const char *command, const char **error);
 
 /* What the table knows, for `vgpufs --help-config` and for the man page. */
 void config_print_help(FILE *out);

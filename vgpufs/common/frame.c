@@ -16,8 +16,9 @@ _Static_assert(sizeof(struct frame_header) == FRAME_HEADER_SIZE, "no padding");
 
 struct frame_builder frame_begin(struct text *text, enum frame_type type, uint64_t attempt)
 {
-    struct frame_header header = {
-        .magic = htole32(FRAME_MAGIC), .type = htole16((uint16_t)type), .attempt = htole64(attempt)};
+    struct frame_header header = {.magic = htole32(FRAME_MAGIC),
+                                  .type = htole16((uint16_t)type),
+                                  .attempt = htole64(attempt)};
     struct frame_builder builder = {.text = text, .start = text->size};
     text_append(text, &header, sizeof(header));
     return builder;

@@ -62,7 +62,7 @@ int number_parse_ms(const char *string, uint64_t min, uint64_t max, uint64_t *re
     static const struct {
         const char *name;
         uint64_t ms;
-    } units[] = {{"", 1000},     {"s", 1000},       {"ms", 1},
+    } units[] = {{"", 1000},       {"s", 1000},        {"ms", 1},
                  {"m", 60 * 1000}, {"h", 3600 * 1000}, {"d", 86400 * 1000}};
     uint64_t whole, thousandths = 0;
     const char *end = digits_parse(string, &whole);

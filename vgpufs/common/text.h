@@ -26,7 +26,8 @@ struct text {
 void text_finish(struct text *text);
 /* text_clear forgets the content and keeps the memory. */
 void text_clear(struct text *text);
-/* text_reserve makes room for `more` bytes and a NUL behind the content; false when there is none. */
+/* text_reserve makes room for `more` bytes and a NUL behind the content; false when there is none.
+ */
 bool text_reserve(struct text *text, size_t more);
 void text_append(struct text *text, const void *bytes, size_t size);
 void text_puts(struct text *text, const char *string);

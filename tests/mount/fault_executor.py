@@ -1,0 +1,249 @@
+#!/usr/bin/python3
+"""An executor that does wrong on purpose: `fault_executor.py MODE [MARKER]` as a pool's executor.
+
+It greets as vgpufs-executor(7) says (unless MODE is about that), does every job well but SLEEP,
+and with SLEEP does what MODE names. With MARKER, a file's path, the first start makes that file and
+greets well: the fault begins when it is started again.
+"""
+import os
+import signal
+import socket
+import struct
+import sys
+import time
+
+MAGIC, HEADER = 0x55504756, struct.Struct("<IHHQII")
+HELLO, JOB, CANCEL, OUTPUT, PROGRESS, RESERVE, RESERVED, DONE, REFUSE = range(1, 10)
+
+CONNECTION = socket.socket(fileno=os.dup(0))
+EVIL = b'evil"\n[ENQUEUE] FORGED\x01\x1b[31m\xff\\'
+
+
+def send(kind, attempt, fields=(), payload=b""):
+    packed = b""
+    for key, value in dict(fields).items():
+        value = value if isinstance(value, bytes) else str(value).encode()
+        packed += key.encode() + b"=" + value + b"\0"
+    header = HEADER.pack(MAGIC, kind, 0, attempt, len(packed), len(payload))
+    CONNECTION.sendall(header + packed + payload)
+
+
+def receive_exactly(size):
+    data = b""
+    while len(data) < size:
+        piece, descriptors, _, _ = socket.recv_fds(CONNECTION, size - len(data), 16)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        if not piece:
+            sys.exit(0)  # the daemon has gone
+        data += piece
+    return data
+
+
+def receive():
+    _, kind, _, attempt, fields_size, payload_size = HEADER.unpack(receive_exactly(HEADER.size))
+    fields = receive_exactly(fields_size).split(b"\0")[:-1]
+    receive_exactly(payload_size)
+    return kind, attempt, dict(field.decode("utf-8", "replace").split("=", 1) for field in fields)
+
+
+def hello(**changes):
+    fields = {"protocol": 1, "version": "0", "backend": "cpu", "device": "fault injection",
+              "host": "localhost", "pid": os.getpid(), "descriptors": "no",
+              "workloads": "NOP,SLEEP,DEVICE_INFO,VECTOR_ADD,MATRIX_MUL"}
+    fields.update(changes)
+    send(HELLO, 0, fields)
+
+
+def well(attempt, body=b"well\n"):
+    send(OUTPUT, attempt, (), body)
+    send(DONE, attempt, {"status": "done", "device_us": 1})
+
+
+# --- what goes wrong with a job ------------------------------------------------------------------
+
+def crash(attempt):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def segfault(attempt):
+    signal.signal(signal.SIGSEGV, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def leave(attempt):
+    os._exit(3)
+
+
+def close(attempt):
+    """The connection ends, the process does not."""
+    CONNECTION.shutdown(socket.SHUT_RDWR)
+    os.close(0)
+    os.close(1)
+    time.sleep(3600)
+
+
+def hang(attempt):
+    """No answer, not even to a cancel or to SIGTERM."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    while True:
+        time.sleep(3600)
+
+
+def garbage(attempt):
+    CONNECTION.sendall(bytes(range(256)) * 64)
+    time.sleep(3600)
+
+
+def huge(attempt):
+    CONNECTION.sendall(HEADER.pack(MAGIC, OUTPUT, 0, attempt, 0, 0xffffffff))
+    time.sleep(3600)
+
+
+def partial(attempt):
+    CONNECTION.sendall(HEADER.pack(MAGIC, OUTPUT, 0, attempt, 0, 1000) + b"half of it")
+    os._exit(0)
+
+
+def unended_fields(attempt):
+    CONNECTION.sendall(HEADER.pack(MAGIC, DONE, 0, attempt, 6, 0) + b"status")
+    time.sleep(3600)
+
+
+def unknown_type(attempt):
+    CONNECTION.sendall(HEADER.pack(MAGIC, 4711, 0, attempt, 0, 0))
+    time.sleep(3600)
+
+
+def wrong_direction(attempt):
+    send(JOB, attempt, {"command": "NOP"})
+    time.sleep(3600)
+
+
+def bad_status(attempt):
+    send(DONE, attempt, {"status": "splendid"})
+    time.sleep(3600)
+
+
+def late_answer(attempt):
+    """An answer to an earlier attempt, then the right one."""
+    well(attempt - 1, b"an answer to another job\n")
+    well(attempt)
+
+
+def twice(attempt):
+    well(attempt)
+    well(attempt, b"again\n")
+
+
+def noisy_garbage(attempt):
+    """Nonsense on the connection, while a child writes to standard error without end."""
+    if os.fork() == 0:
+        while True:
+            os.write(2, EVIL * 100)
+    garbage(attempt)
+
+
+def flood(attempt):
+    for _ in range(400):
+        send(OUTPUT, attempt, (), b"x" * (256 * 1024))
+    send(DONE, attempt, {"status": "done", "device_us": 1})
+
+
+def endless_flood(attempt):
+    while True:
+        send(OUTPUT, attempt, (), b"x" * (256 * 1024))
+
+
+def evil_error(attempt):
+    send(DONE, attempt, {"status": "failed", "error": EVIL * 200, "device_us": 1})
+
+
+def evil_output(attempt):
+    well(attempt, b"status=done job=1 tag=1\n\0\x01\xff" + EVIL)
+
+
+def evil_progress(attempt):
+    for value in (b"nan", b"-1", b"1e999", b"", EVIL):
+        send(PROGRESS, attempt, {"value": value})
+    well(attempt)
+
+
+def evil_log(attempt):
+    for _ in range(1000):
+        os.write(2, EVIL + b"\n")
+    os.write(2, b"x" * 100000)
+    well(attempt)
+
+
+def greedy(attempt):
+    """Reserves what nobody has, for a parameter that is none."""
+    send(RESERVE, attempt, {"param": "out", "bytes": 1 << 60})
+    send(RESERVE, attempt, {"param": EVIL, "bytes": b"-1"})
+    well(attempt)
+
+
+# --- what goes wrong with the greeting -----------------------------------------------------------
+
+def no_hello():
+    os._exit(0)
+
+
+def silent():
+    hang(0)
+
+
+def refuse():
+    send(REFUSE, 0, {"error": b"no device today " + EVIL})
+    os._exit(1)
+
+
+def bad_protocol():
+    hello(protocol=99)
+
+
+def evil_hello():
+    hello(device=EVIL, host=EVIL)
+
+
+def garbage_hello():
+    os.write(1, b"Welcome to gpu-vm! Last login: yesterday\n" * 10)
+    time.sleep(3600)
+
+
+GREETINGS = {function.__name__: function for function in (
+    no_hello, silent, refuse, bad_protocol, evil_hello, garbage_hello)}
+JOBS = {function.__name__: function for function in (
+    crash, segfault, leave, close, hang, garbage, noisy_garbage, huge, partial, unended_fields,
+    unknown_type, wrong_direction, bad_status, late_answer, twice, flood, endless_flood, evil_error,
+    evil_output, evil_progress, evil_log, greedy)}
+
+
+def first_start():
+    """True if there is a MARKER and this is the start that makes it."""
+    if len(sys.argv) < 3 or sys.argv[2].startswith("--"):
+        return False
+    try:
+        os.close(os.open(sys.argv[2], os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True
+
+
+def main():
+    mode = sys.argv[1]
+    kind, _, _ = receive()
+    assert kind == HELLO
+    (hello if first_start() else GREETINGS.get(mode, hello))()
+    while True:
+        kind, attempt, fields = receive()
+        if kind == JOB:
+            (JOBS.get(mode, well) if fields["command"].split()[0] == "SLEEP" else well)(attempt)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # the daemon has had enough of it

@@ -1,0 +1,477 @@
+"""Start, stop, crash, reload; as a plain user; on a kernel without the newer system calls."""
+import ctypes
+import errno
+import os
+import pwd
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from harness import (FACTOR, IS_ROOT, VGPUFS, Background, StartError, alive, assert_one_line_error,
+                     descendants_of, errno_of, in_child, mounted, processes_with, read_file, run,
+                     wait_until)
+
+NOBODY = pwd.getpwnam("nobody").pw_uid
+
+
+def fails_to_start(daemon):
+    """The end of a daemon that cannot start: (exit status, standard error)."""
+    with pytest.raises(StartError) as ended:
+        daemon.start()
+    assert not mounted(daemon.mountpoint)
+    return ended.value.status, ended.value.error
+
+
+# --- start ---------------------------------------------------------------------------------------
+
+def test_without_f_the_parent_ends_when_mounted(vgpufs):
+    daemon = vgpufs(start=False)
+    done = subprocess.run([VGPUFS, "-c", daemon.config_file], stdin=subprocess.DEVNULL,
+                          capture_output=True, text=True, env=daemon.environment(),
+                          timeout=30 * FACTOR)
+    try:
+        assert done.returncode == 0, done.stderr
+        assert mounted(daemon.mountpoint)
+        assert daemon.vm(3).run("NOP").header["status"] == "done"
+        (pid,) = processes_with(str(daemon.config_file))
+        assert os.getsid(pid) != os.getsid(0), "it has left the terminal"
+        assert {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in (0, 1, 2)} == {"/dev/null"}
+        assert os.readlink(f"/proc/{pid}/cwd") == "/"
+        os.kill(pid, signal.SIGTERM)
+        wait_until(lambda: not alive(pid), what="its end")
+        assert not mounted(daemon.mountpoint)
+    finally:
+        for pid in processes_with(str(daemon.config_file)):
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_without_f_a_bad_start_is_seen(vgpufs):
+    daemon = vgpufs({"vgpufs": {"bogus": "1"}}, start=False)
+    status, output, error = run(VGPUFS, "-c", daemon.config_file)
+    assert_one_line_error("vgpufs", status, error, "bogus")
+    assert output == ""
+
+
+def test_ready_means_usable(vgpufs):
+    daemon = vgpufs()
+    assert mounted(daemon.mountpoint)
+    assert daemon.stats()["vgpufs"]["state"] == "running"
+
+
+def test_the_mountpoint_of_the_command_line(vgpufs):
+    daemon = vgpufs({"vgpufs": {"mountpoint": "/nonexistent"}}, start=False)
+    daemon.options = [str(daemon.mountpoint)]
+    daemon.start()
+    assert daemon.vm(3).run("NOP").header["status"] == "done"
+
+
+@pytest.mark.parametrize("durability", ["sync", "group 50ms", "none"])
+def test_durability(vgpufs, durability):
+    daemon = vgpufs({"vgpufs": {"durability": durability}})
+    vm = daemon.vm(3)
+    vm.write_data("x", b"content")
+    assert vm.run("NOP").header["status"] == "done"
+    daemon.restart()
+    assert read_file(vm.data / "x") == b"content"
+    assert int(vm.run("NOP").header["job"]) > 1
+
+
+def test_mount_options(vgpufs):
+    daemon = vgpufs()
+    with open("/proc/self/mountinfo") as mounts:
+        (line,) = [line for line in mounts if line.split()[4] == str(daemon.mountpoint)]
+    before, after = line.split(" - ")
+    assert {"nosuid", "nodev"} <= set(before.split()[5].split(","))
+    assert "default_permissions" in after
+    assert after.split()[0].startswith("fuse")
+
+
+def test_relative_paths_are_relative_to_the_file(vgpufs):
+    daemon = vgpufs({"vgpufs": {"mountpoint": "mnt", "state_dir": "state"}})
+    assert daemon.vm(3).run("NOP").header["status"] == "done"
+
+
+@pytest.mark.parametrize("config, words", [
+    ({"bogus": {"x": "1"}}, ["bogus", ":"]),
+    ({"vgpufs": {"mountpiont": "/mnt"}}, ["mountpiont", "mountpoint"]),
+    ({"vgpufs": {"stop_timeout": "soon"}}, ["stop_timeout", "soon"]),
+    ({"vgpufs": {"vms": "1-"}}, ["vms"]),
+    ({"vgpufs": {"durability": "maybe"}}, ["durability", "maybe"]),
+    ({"vm 3": {"pool": "Z"}}, ["Z"]),
+    ({"vm 3": {"priority": "3"}}, ["priority"]),
+    ({"vm x": {"priority": "1"}}, ["vm x"]),
+    ({"vm 0": {"priority": "99999999999999999999"}}, []),
+    ({"pool A": {"slots": "0"}}, ["slots"]),
+    ({"pool A": {"order": "random"}}, ["order", "random"]),
+    ({"pool A": {"executor": '"open'}}, ["executor"]),
+    ({"defaults": {"device_share": "101%"}}, ["device_share"]),
+])
+def test_a_bad_configuration(vgpufs, config, words):
+    """One line with file:line, what is wrong, and the nearest known name; --check says the same."""
+    daemon = vgpufs(config, start=False)
+    status, error = fails_to_start(daemon)
+    assert_one_line_error("vgpufs", status, error, daemon.config_file, *words)
+    assert re.search(rf"{re.escape(str(daemon.config_file))}:\d+: ", error), error
+    check_status, _, check_error = run(VGPUFS, "-c", daemon.config_file, "--check")
+    assert (check_status != 0, check_error) == (True, error)
+
+
+def test_check_of_a_good_configuration(vgpufs):
+    daemon = vgpufs(start=False)
+    status, _, error = run(VGPUFS, "-c", daemon.config_file, "--check", env=daemon.environment())
+    assert (status, error) == (0, "")
+    assert not mounted(daemon.mountpoint)
+
+
+@pytest.mark.parametrize("missing", ["mountpoint", "config_file"])
+def test_something_missing(vgpufs, missing):
+    daemon = vgpufs(start=False)
+    path = getattr(daemon, missing)
+    path.rmdir() if path.is_dir() else path.unlink()
+    status, error = fails_to_start(daemon)
+    assert_one_line_error("vgpufs", status, error, path)
+
+
+def test_a_mountpoint_that_is_a_file(vgpufs):
+    daemon = vgpufs(start=False)
+    daemon.mountpoint.rmdir()
+    daemon.mountpoint.write_text("")
+    status, error = fails_to_start(daemon)
+    assert_one_line_error("vgpufs", status, error, daemon.mountpoint)
+
+
+def test_two_daemons_on_one_state(vgpufs):
+    """The second refuses, and the first does not notice."""
+    first = vgpufs()
+    second = vgpufs({"vgpufs": {"state_dir": first.state_dir}}, start=False)
+    status, error = fails_to_start(second)
+    assert_one_line_error("vgpufs", status, error, first.state_dir)
+    assert first.vm(3).run("NOP").header["status"] == "done"
+
+
+def test_two_daemons_on_one_mountpoint(vgpufs):
+    first = vgpufs()
+    second = vgpufs({"vgpufs": {"mountpoint": first.mountpoint}}, start=False)
+    status, error = fails_to_start(second)
+    assert_one_line_error("vgpufs", status, error, first.mountpoint)
+    assert first.vm(3).run("NOP").header["status"] == "done"
+
+
+@pytest.mark.parametrize("content", [b"this is no database" * 100, b""])
+def test_a_damaged_state(vgpufs, content):
+    """A state that is no database is an error that names the file; an empty one is a new one."""
+    daemon = vgpufs()
+    daemon.stop()
+    (database,) = [path for path in daemon.state_dir.iterdir() if path.is_file()
+                   and path.read_bytes().startswith(b"SQLite format 3")]
+    database.write_bytes(content)
+    if content:
+        status, error = fails_to_start(daemon)
+        assert_one_line_error("vgpufs", status, error, database.name)
+    else:
+        daemon.start()
+        assert daemon.vm(3).run("NOP").header["status"] == "done"
+
+
+def test_usage_errors():
+    for options in (["--bogus"], ["-c"], ["one", "two"]):
+        status, output, error = run(VGPUFS, *options)
+        assert_one_line_error("vgpufs", status, error)
+        assert output == ""
+
+
+def test_help_and_version():
+    for option in ("--help", "--version"):
+        status, output, error = run(VGPUFS, option)
+        assert (status, error) == (0, "")
+        assert "vgpufs" in output
+
+
+# --- stop ----------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_clean_stop(vgpufs, number):
+    daemon = vgpufs()
+    daemon.vm(3).run("NOP")
+    daemon.stop(number)
+    assert os.listdir(daemon.mountpoint) == []
+
+
+def test_stop_cancels_what_does_not_end(vgpufs):
+    daemon = vgpufs({"vgpufs": {"stop_timeout": "1s"}})
+    vm = daemon.vm(3)
+    vm.submit("SLEEP ms=60000 tag=running", "NOP tag=queued")
+    vm.wait_state("running", "running")
+    readers = {tag: Background(vm.job_result, tag).blocked() for tag in ("running", "queued")}
+    started = time.monotonic()
+    daemon.stop()
+    assert time.monotonic() - started < 6 * FACTOR
+    for tag, reader in readers.items():
+        header = reader.value().header
+        assert header["status"] == "cancelled", tag
+        assert header["error"], tag
+
+
+def test_stop_waits_for_running_jobs(vgpufs):
+    daemon = vgpufs({"vgpufs": {"stop_timeout": "30s"}})
+    vm = daemon.vm(3)
+    vm.submit("SLEEP ms=1000 tag=running")
+    vm.wait_state("running", "running")
+    reader = Background(vm.result).blocked()
+    daemon.stop()
+    assert reader.value().header["status"] == "done"
+
+
+def test_nothing_is_accepted_while_it_stops(vgpufs):
+    daemon = vgpufs({"vgpufs": {"stop_timeout": "30s"}})
+    vm = daemon.vm(3)
+    vm.submit("SLEEP ms=1500 tag=running")
+    vm.wait_state("running", "running")
+    reader = Background(vm.result).blocked()
+    daemon.kill(signal.SIGTERM)
+    wait_until(lambda: daemon.stats()["vgpufs"]["state"] != "running", what="it says that it stops")
+    assert errno_of(vm.submit, "NOP") == "EROFS"
+    assert reader.value().header["status"] == "done"
+    assert daemon.wait_end() == 0
+
+
+def test_a_second_signal_does_not_wait(vgpufs):
+    daemon = vgpufs({"vgpufs": {"stop_timeout": "50s"}})
+    vm = daemon.vm(3)
+    vm.submit("SLEEP ms=60000 tag=running")
+    vm.wait_state("running", "running")
+    daemon.kill(signal.SIGTERM)
+    wait_until(lambda: daemon.stats()["vgpufs"]["state"] != "running", what="it says that it stops")
+    daemon.kill(signal.SIGTERM)
+    assert daemon.wait_end(20) == 0
+    assert not mounted(daemon.mountpoint)
+
+
+def test_stop_with_open_files(vgpufs):
+    """A shell that stands in the mount does not keep the daemon."""
+    daemon = vgpufs()
+    shell = subprocess.Popen(["sleep", "1000"], cwd=daemon.vm(3).dir)
+    fd = os.open(daemon.vm(3).dir / "status", os.O_RDONLY)
+    try:
+        daemon.stop()
+    finally:
+        errno_of(os.close, fd)
+        shell.kill()
+        shell.wait()
+
+
+@pytest.mark.root
+def test_unmounted_by_hand(vgpufs):
+    """umount(8) ends the daemon as SIGTERM does."""
+    daemon = vgpufs()
+    subprocess.run(["umount", daemon.mountpoint], check=True)
+    assert daemon.wait_end() == 0
+
+
+# --- crash ---------------------------------------------------------------------------------------
+
+def test_recovery_after_kill9(vgpufs):
+    """The next start on the same mountpoint works, numbers go on, no executor is left."""
+    daemon = vgpufs({"pool A": {"slots": "2"}})
+    vm = daemon.vm(3)
+    numbers = [int(vm.run("NOP").header["job"]) for _ in range(3)]
+    vm.submit("SLEEP ms=60000 tag=running", "NOP tag=queued")
+    vm.wait_state("running", "running")
+    numbers.append(int(vm.job_status("queued")["job"]))
+    old = descendants_of(daemon.pid)
+    assert len(old) >= 3
+    daemon.kill9()
+    assert errno_of(os.listdir, daemon.mountpoint) == "ENOTCONN", "a dead mount is left behind"
+    daemon.start()
+    wait_until(lambda: not any(map(alive, old)), what="the old executors are gone")
+    header = vm.run("NOP").header
+    assert header["status"] == "done"
+    assert int(header["job"]) > max(numbers)
+    # One mount, not a second one on top of the dead one.
+    daemon.stop()
+    assert os.listdir(daemon.mountpoint) == []
+
+
+def test_executors_end_with_the_daemon(vgpufs):
+    """By themselves, without a next start."""
+    daemon = vgpufs()
+    daemon.vm(3).submit("SLEEP ms=60000 tag=long")
+    daemon.vm(3).wait_state("long", "running")
+    old = descendants_of(daemon.pid)
+    daemon.kill9()
+    wait_until(lambda: not any(map(alive, old)), what="the executors are gone")
+
+
+def test_numbers_go_on_over_many_restarts(vgpufs):
+    daemon = vgpufs()
+    vm, numbers = daemon.vm(3), []
+    for i in range(4):
+        os.mkdir(vm.job("made"))
+        numbers.append(int(vm.job_status("made")["job"]))
+        numbers.append(int(vm.run("NOP").header["job"]))
+        (daemon.kill9, daemon.stop)[i % 2]()
+        daemon.start()
+    assert numbers == sorted(set(numbers)), numbers
+
+
+def test_blocked_readers_of_a_killed_daemon(vgpufs):
+    daemon = vgpufs()
+    vm = daemon.vm(3)
+    vm.submit("SLEEP ms=60000")
+    reader = Background(vm.result).blocked()
+    daemon.kill9()
+    with pytest.raises(OSError) as ended:
+        reader.value()
+    assert ended.value.errno in (errno.ECONNABORTED, errno.ENOTCONN)
+
+
+# --- reload --------------------------------------------------------------------------------------
+
+def reload(daemon, config):
+    daemon.write_config(config)
+    daemon.kill(signal.SIGHUP)
+
+
+def test_reload_adds_a_vm(vgpufs):
+    daemon = vgpufs({"vgpufs": {"vms": "1-3"}})
+    assert errno_of(os.lstat, daemon.vm(42).dir) == "ENOENT"
+    daemon.vm(3).submit("SLEEP ms=1000 tag=running")
+    reload(daemon, {"vgpufs": {"vms": "1-3"}, "vm 42": {"pool": "B", "priority": "2"}})
+    wait_until(daemon.vm(42).dir.exists, what="vm42")
+    assert "vm42" in os.listdir(daemon.mountpoint)
+    assert daemon.vm(42).run("NOP").header["pool"] == "B"
+    assert daemon.vm(3).job_result("running").header["status"] == "done"
+
+
+def test_reload_changes_limits(vgpufs):
+    daemon = vgpufs()
+    vm = daemon.vm(3)
+    assert vm.status()["limits"]["max_queued"] == "64"
+    reload(daemon, {"vm 3": {"max_queued": "2", "pool": "B", "priority": "0"}})
+    wait_until(lambda: vm.status()["limits"]["max_queued"] == "2", what="the new limit")
+    header = vm.run("NOP").header
+    assert (header["pool"], header["priority"]) == ("B", "0")
+
+
+def test_reload_removes_a_vm(vgpufs):
+    """It drains: what is queued still runs, nothing new is taken, then it is gone."""
+    daemon = vgpufs({"vgpufs": {"vms": "1-3"}})
+    vm = daemon.vm(3)
+    vm.write_data("kept", b"x")
+    vm.submit("SLEEP ms=1500 tag=running")
+    reader = Background(vm.result).blocked()
+    reload(daemon, {"vgpufs": {"vms": "1-2"}})
+    wait_until(lambda: errno_of(vm.submit, "NOP") in ("EROFS", "ENOENT", "ESTALE"), what="it drains")
+    assert reader.value().header["status"] == "done"
+    reload(daemon, {"vgpufs": {"vms": "1-3"}})
+    wait_until(lambda: errno_of(vm.submit, "NOP") is None, what="it is back")
+    assert read_file(vm.data / "kept") == b"x"
+
+
+@pytest.mark.parametrize("config, word", [
+    ({"vgpufs": {"state_dir": "/nonexistent"}}, "state_dir"),
+    ({"vgpufs": {"mountpoint": "/nonexistent"}}, "mountpoint"),
+    ({"defaults": {"uid_base": "30000"}}, "uid_base"),
+    ({"pool C": {"backend": "cpu"}}, "pool"),
+    ({"vgpufs": {"bogus": "1"}}, "bogus"),
+])
+def test_reload_refuses(vgpufs, config, word):
+    """With the line, and the old configuration goes on."""
+    daemon = vgpufs()
+    reload(daemon, {**config, "vm 3": {"max_queued": "2"}})
+    daemon.wait_log(f"{daemon.config_file}:")
+    line = next(line for line in daemon.log().splitlines() if f"{daemon.config_file}:" in line)
+    assert word in line, line
+    assert daemon.vm(3).status()["limits"]["max_queued"] == "64"
+    assert daemon.vm(3).run("NOP").header["status"] == "done"
+
+
+# --- a plain user --------------------------------------------------------------------------------
+
+def test_a_plain_user(vgpufs):
+    """Through fusermount3: everything belongs to that user, and nobody else is let in."""
+    uid = NOBODY if IS_ROOT else None
+    daemon = vgpufs({"vgpufs": {"vms": "1-3"}}, uid=uid)
+
+    def session():
+        vm = daemon.vm(3)
+        vm.write_data("x", b"content")
+        owners = {os.lstat(path).st_uid for path in (daemon.mountpoint, vm.dir, vm.data / "x",
+                                                     daemon.path("stats"))}
+        return [vm.run("VECTOR_ADD n=8").header["status"], sorted(owners)]
+
+    assert in_child(session, uid) == ["done", [os.geteuid() if uid is None else uid]]
+    daemon.stop()
+
+
+def test_a_plain_user_after_a_crash(vgpufs):
+    uid = NOBODY if IS_ROOT else None
+    daemon = vgpufs({"vgpufs": {"vms": "1-3"}}, uid=uid)
+    daemon.kill9()
+    daemon.start()
+    assert in_child(lambda: daemon.vm(3).run("NOP").header["status"], uid) == "done"
+
+
+def test_a_plain_user_has_no_other_uids(vgpufs):
+    daemon = vgpufs({"defaults": {"uid_base": "30000"}}, uid=NOBODY if IS_ROOT else None, start=False)
+    status, error = fails_to_start(daemon)
+    assert_one_line_error("vgpufs", status, error, "uid_base")
+
+
+# --- an older kernel -----------------------------------------------------------------------------
+
+# What Linux has got since 4.19 (XCP-ng's Dom0), as syscalls(2) lists it.
+NEWER = """pidfd_send_signal io_uring_setup io_uring_enter io_uring_register open_tree move_mount
+    fsopen fsconfig fsmount fspick pidfd_open clone3 close_range openat2 pidfd_getfd faccessat2
+    process_madvise epoll_pwait2 mount_setattr quotactl_fd landlock_create_ruleset landlock_add_rule
+    landlock_restrict_self memfd_secret process_mrelease""".split()
+SCMP_ACT_ALLOW, SCMP_ACT_ENOSYS = 0x7fff0000, 0x00050000 | errno.ENOSYS
+
+
+def deny_newer_calls():
+    """Called in the child before exec: from here on those calls are as if unknown to the kernel."""
+    seccomp.seccomp_init.restype = ctypes.c_void_p
+    context = ctypes.c_void_p(seccomp.seccomp_init(ctypes.c_uint32(SCMP_ACT_ALLOW)))
+    for name in NEWER:
+        number = seccomp.seccomp_syscall_resolve_name(name.encode())
+        assert number >= 0, name
+        assert seccomp.seccomp_rule_add(context, ctypes.c_uint32(SCMP_ACT_ENOSYS), number, 0) == 0
+    assert seccomp.seccomp_load(context) == 0
+
+
+seccomp = ctypes.CDLL("libseccomp.so.2")
+
+
+def test_the_filter_denies():
+    """What the next test relies on."""
+    script = "import os\ntry:\n os.pidfd_open(os.getpid())\nexcept OSError as e:\n print(e.errno)"
+    done = subprocess.run([sys.executable, "-c", script], preexec_fn=deny_newer_calls,
+                          capture_output=True, text=True)
+    assert done.stdout == f"{errno.ENOSYS}\n", done.stderr
+
+
+def test_without_the_newer_system_calls(vgpufs):
+    """All of the main path works on an older kernel."""
+    daemon = vgpufs(prepare=deny_newer_calls)
+    assert "Seccomp:\t2" in open(f"/proc/{daemon.pid}/status").read()
+    vm = daemon.vm(3)
+    assert vm.run("VECTOR_ADD n=1000").header["status"] == "done"
+    assert daemon.vm(4).run("B:2:4:MATRIX_MUL").header["status"] == "done"
+    vm.write_data("x", bytes(400))
+    os.rename(vm.data / "x", vm.data / "y")
+    assert vm.run("VECTOR_ADD a=y b=y out=z").header["status"] == "done"
+    vm.submit("SLEEP ms=60000 tag=long")
+    vm.wait_state("long", "running")
+    os.kill(daemon.executor_pid("A.0"), signal.SIGKILL)
+    assert vm.job_result("long").header["status"] == "failed"
+    assert vm.run("NOP").header["status"] == "done"
+    daemon.kill9()
+    daemon.start()
+    assert read_file(vm.data / "y") == bytes(400)
+    reload(daemon, {"vm 3": {"max_queued": "2"}})
+    wait_until(lambda: vm.status()["limits"]["max_queued"] == "2", what="the reload")
+    daemon.stop()

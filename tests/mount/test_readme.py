@@ -1,0 +1,62 @@
+"""The README's sessions, typed into a shell against a real mount, give what the README shows.
+
+A block is a session when its fence says so: ```console session. Lines that begin with `$ ` are
+typed, the lines below each are what it prints. Numbers, and quoted names of devices, may differ.
+"""
+import re
+import subprocess
+
+import pytest
+
+from harness import FACTOR, SOURCE, program_path, quoted
+
+README = (SOURCE / "README.md")
+MOUNTPOINT = "/mnt/vgpu"
+BLOCK = re.compile(r"^```console session\n(.*?)^```$", re.M | re.S)
+END = "---end-of-command---"
+
+
+def sessions():
+    """[[(command, expected output)]]: a list of steps for each block."""
+    found = []
+    for block in BLOCK.findall(README.read_text() if README.exists() else ""):
+        steps = []
+        for line in block.splitlines(keepends=True):
+            if line.startswith(("$ ", "# ")):
+                steps.append([line[2:], ""])
+            elif line.startswith("> "):
+                steps[-1][0] += line[2:]
+            else:
+                steps[-1][1] += line
+        found.append(steps)
+    return found
+
+
+def normalised(text):
+    """Numbers and quoted strings are of the machine and the moment; blanks may align."""
+    text = re.sub(r'"[^"]*"', '"…"', text)
+    text = re.sub(r"\d+(\.\d+)?(e[+-]\d+)?", "N", text)
+    return re.sub(r"[ \t]+", " ", text).strip()
+
+
+def test_there_is_a_session():
+    assert sessions(), "README.md has no ```console session block"
+
+
+@pytest.mark.parametrize("number", range(len(sessions())))
+def test_session(vgpufs, number):
+    daemon = vgpufs({"vgpufs": {"vms": "1-10"}})
+    steps = sessions()[number]
+    # One shell for the whole block, as a person types it; sudo adds nothing for whom it may be.
+    script = ["sudo() { \"$@\"; }", f"cd {quoted(daemon.mountpoint)}"]
+    for command, _ in steps:
+        script.append(command.replace(MOUNTPOINT, str(daemon.mountpoint)))
+        script.append(f"printf '%s\\n' '' {END}")
+    done = subprocess.run(["bash"], input="\n".join(script) + "\n", text=True, timeout=50 * FACTOR,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          env=dict(daemon.environment(), PATH=program_path()))
+    outputs = done.stdout.split(END + "\n")[:-1]
+    assert len(outputs) == len(steps), done.stdout
+    for (command, expected), output in zip(steps, outputs):
+        output = output.replace(str(daemon.mountpoint), MOUNTPOINT)
+        assert normalised(output) == normalised(expected), f"$ {command}{output}"

@@ -1,0 +1,37 @@
+/*
+ * A backend runs workloads on a kind of device. One is a file in backends/, one
+ * declaration here and one line in the table in backend.c.
+ *
+ * An executor opens one backend, once, and uses it from one thread.
+ */
+#ifndef VGPUFS_EXECUTOR_BACKEND_H
+#define VGPUFS_EXECUTOR_BACKEND_H
+
+#include "workloads.h"
+
+#include <stdio.h>
+
+struct backend {
+    const char *name;
+    /* open takes the device (NULL: the first). 0, or -1 and `error` says in words why not. */
+    int (*open)(const char *device, char *error, size_t size);
+    void (*close)(void);
+    /* device_name is what a person calls the open device. */
+    const char *(*device_name)(void);
+    enum job_status (*run)(const struct workload *workload, struct job *job);
+    /* list prints a line for each device of this machine. */
+    void (*list)(FILE *out);
+};
+
+extern const struct backend backend_cpu;
+
+extern const struct backend *const backends[];
+extern const size_t backend_count;
+
+/*
+ * backend_open opens the backend of that name, or for "auto" the first that finds
+ * its device. NULL, and `error` says in words why not.
+ */
+const struct backend *backend_open(const char *name, const char *device, char *error, size_t size);
+
+#endif

@@ -1,0 +1,17 @@
+#include "workloads.h"
+
+#include <string.h>
+
+const struct workload *const workloads[] = {
+    &workload_nop,        &workload_sleep,      &workload_device_info,
+    &workload_vector_add, &workload_matrix_mul,
+};
+const size_t workload_count = sizeof(workloads) / sizeof(workloads[0]);
+
+const struct workload *workload_find(const char *name)
+{
+    for (size_t i = 0; i < workload_count; i++)
+        if (strcmp(workloads[i]->info.name, name) == 0)
+            return workloads[i];
+    return NULL;
+}

@@ -1,0 +1,411 @@
+/*
+ * C = A * B with OpenBLAS, in tiles: a job that is cancelled stops after its tile.
+ */
+#include "executor/generate.h"
+#include "executor/workloads.h"
+
+#include <cblas.h>
+#include <float.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MAX_BYTES ((uint64_t)8 << 30)
+/* What is read, made, summed or written between two looks at the clock. */
+#define PIECE_BYTES ((size_t)4 << 20)
+/* A tile's floating-point operations: some 50 ms on two cores. */
+#define TILE_OPERATIONS ((uint64_t)1 << 31)
+/* Smaller tiles than that would waste the work of packing them (Goto, van de Geijn 2008). */
+#define TILE_MIN_SIDE ((uint64_t)128)
+/* Elements of C that are verified: all, or rows times columns spread over it. */
+#define SAMPLES     256
+#define SAMPLE_SIDE 16
+
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "data files are little endian");
+
+enum { A, B, C };
+
+struct product {
+    struct job *job;
+    bool f64;
+    size_t element_bytes;
+    uint64_t m, n, k;
+    uint64_t elements[3];
+    char *matrices[3];
+    double checksum, max_abs_error;
+};
+
+static const struct workload_param matrix_mul_params[] = {
+    {.name = "a",
+     .type = PARAM_FILE_IN,
+     .help = "Input: m rows of k numbers, row after row, little endian."},
+    {.name = "b", .type = PARAM_FILE_IN, .help = "Input: k rows of n numbers."},
+    {.name = "out", .type = PARAM_FILE_OUT, .help = "Where the product goes: m rows of n numbers."},
+    {.name = "m",
+     .type = PARAM_UINT,
+     .min = 1,
+     .max = 65536,
+     .default_value = "512",
+     .help = "Rows of a and of the product."},
+    {.name = "n",
+     .type = PARAM_UINT,
+     .min = 1,
+     .max = 65536,
+     .default_value = "512",
+     .help = "Columns of b and of the product."},
+    {.name = "k",
+     .type = PARAM_UINT,
+     .min = 1,
+     .max = 65536,
+     .default_value = "512",
+     .help = "Columns of a, rows of b."},
+    {.name = "seed",
+     .type = PARAM_UINT,
+     .max = UINT64_MAX,
+     .default_value = "1",
+     .help = "Without files: which made-up numbers."},
+    {.name = "dtype",
+     .type = PARAM_CHOICE,
+     .choices = "f32|f64",
+     .default_value = "f32",
+     .help = "The elements' type, IEEE 754 binary32 or binary64."},
+};
+
+static void product_describe(struct product *product, struct job *job)
+{
+    *product = (struct product){
+        .job = job,
+        .f64 = strcmp(job_text(job, "dtype"), "f64") == 0,
+        .m = job_uint(job, "m"),
+        .n = job_uint(job, "n"),
+        .k = job_uint(job, "k"),
+    };
+    product->element_bytes = product->f64 ? sizeof(double) : sizeof(float);
+    product->elements[A] = product->m * product->k;
+    product->elements[B] = product->k * product->n;
+    product->elements[C] = product->m * product->n;
+}
+
+/* memory_available is /proc/meminfo's estimate (proc(5)), or UINT64_MAX if there is none. */
+static uint64_t memory_available(void)
+{
+    FILE *file = fopen("/proc/meminfo", "re");
+    uint64_t kib = UINT64_MAX / 1024;
+    char line[128];
+    while (file && fgets(line, sizeof(line), file))
+        if (sscanf(line, "MemAvailable: %" SCNu64, &kib) == 1)
+            break;
+    if (file)
+        fclose(file);
+    return kib * 1024;
+}
+
+static int check_memory(struct job *job, const struct product *product)
+{
+    uint64_t bytes = product->element_bytes *
+                     (product->elements[A] + product->elements[B] + product->elements[C]);
+    uint64_t available = memory_available();
+    if (bytes <= MAX_BYTES && bytes <= available)
+        return 0;
+    job_fail(job,
+             "the three matrices need %" PRIu64 " MiB, and %" PRIu64 " MiB is what a job "
+             "may have here now: take smaller m=, n= or k=",
+             bytes >> 20, (available < MAX_BYTES ? available : MAX_BYTES) >> 20);
+    return -1;
+}
+
+static int check_size(struct product *product, const char *name, int matrix, const char *rows,
+                      const char *columns)
+{
+    struct job *job = product->job;
+    uint64_t bytes, wanted = product->elements[matrix] * product->element_bytes;
+    if (job_file_size(job, name, &bytes) < 0)
+        return -1;
+    if (bytes == wanted)
+        return 0;
+    job_fail(job, "%s= has %" PRIu64 " bytes; %s=%s times %s=%s of %s are %" PRIu64, name, bytes,
+             rows, job_text(job, rows), columns, job_text(job, columns), job_text(job, "dtype"),
+             wanted);
+    return -1;
+}
+
+static int matrix_mul_check(struct job *job)
+{
+    struct product product;
+    product_describe(&product, job);
+    if (job_given(job, "a") != job_given(job, "b")) {
+        job_fail(job, "a= and b= go together: give both, or neither for made-up input");
+        return -1;
+    }
+    if (job_given(job, "a") &&
+        (check_size(&product, "a", A, "m", "k") < 0 || check_size(&product, "b", B, "k", "n") < 0))
+        return -1;
+    return check_memory(job, &product);
+}
+
+/*
+ * made_up_bits: multiples of 2^-bits whose products and sums of k products are exact in the type,
+ * so that C has the same digits on every backend, in whatever order it adds.
+ */
+static unsigned made_up_bits(const struct product *product)
+{
+    unsigned mantissa = product->f64 ? DBL_MANT_DIG : FLT_MANT_DIG, log2_k = 0;
+    while ((uint64_t)1 << log2_k < product->k)
+        log2_k++;
+    return (mantissa - log2_k) / 2;
+}
+
+static void make_up(const struct product *product, int matrix, uint64_t first, size_t count)
+{
+    uint64_t key = generate_key(job_uint(product->job, "seed"), (uint64_t)matrix);
+    unsigned bits = made_up_bits(product);
+    if (product->f64) {
+        double *x = (void *)product->matrices[matrix];
+        for (uint64_t i = first; i < first + count; i++)
+            x[i] = generate_real(key, i, bits);
+    } else {
+        float *x = (void *)product->matrices[matrix];
+        for (uint64_t i = first; i < first + count; i++)
+            x[i] = (float)generate_real(key, i, bits);
+    }
+}
+
+/* product_load fills A or B; progress goes from `from` to `to`. */
+static int product_load(struct product *product, int matrix, const char *name, double from,
+                        double to)
+{
+    struct job *job = product->job;
+    const size_t most = PIECE_BYTES / product->element_bytes;
+    uint64_t count = product->elements[matrix];
+    for (uint64_t first = 0; first < count; first += most) {
+        size_t here = count - first < most ? (size_t)(count - first) : most;
+        uint64_t offset = first * product->element_bytes;
+        if (job_step(job, from + (to - from) * (double)first / (double)count) < 0)
+            return -1;
+        if (!job_given(job, name)) {
+            uint64_t start = job_clock_ns();
+            make_up(product, matrix, first, here);
+            job->compute_ns += job_clock_ns() - start;
+        } else if (job_read(job, name, product->matrices[matrix] + offset,
+                            here * product->element_bytes, offset) < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* product_tile computes `rows` x `columns` of C. The bounds of m, n and k keep all in an int. */
+static void product_tile(const struct product *product, uint64_t row, uint64_t column,
+                         uint64_t rows, uint64_t columns)
+{
+    int k = (int)product->k, n = (int)product->n;
+    const char *a = product->matrices[A] + row * product->k * product->element_bytes;
+    const char *b = product->matrices[B] + column * product->element_bytes;
+    char *c = product->matrices[C] + (row * product->n + column) * product->element_bytes;
+    if (product->f64)
+        cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)rows, (int)columns, k, 1.0,
+                    (const void *)a, k, (const void *)b, n, 0.0, (void *)c, n);
+    else
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)rows, (int)columns, k, 1.0F,
+                    (const void *)a, k, (const void *)b, n, 0.0F, (void *)c, n);
+}
+
+static uint64_t tile_side(uint64_t operations_per_line, uint64_t lines)
+{
+    uint64_t side = TILE_OPERATIONS / operations_per_line;
+    if (side < TILE_MIN_SIDE)
+        side = TILE_MIN_SIDE;
+    return side < lines ? side : lines;
+}
+
+/* product_multiply: the tiles depend on m, n and k alone, never on how fast the machine is. */
+static int product_multiply(struct product *product, double from, double to)
+{
+    struct job *job = product->job;
+    uint64_t columns = tile_side(2 * product->k * TILE_MIN_SIDE, product->n);
+    uint64_t rows = tile_side(2 * product->k * columns, product->m);
+    for (uint64_t row = 0; row < product->m; row += rows) {
+        uint64_t height = product->m - row < rows ? product->m - row : rows;
+        for (uint64_t column = 0; column < product->n; column += columns) {
+            uint64_t width = product->n - column < columns ? product->n - column : columns;
+            double done = (double)(row * product->n + column * height);
+            if (job_step(job, from + (to - from) * done / (double)product->elements[C]) < 0)
+                return -1;
+            uint64_t start = job_clock_ns();
+            product_tile(product, row, column, height, width);
+            job->compute_ns += job_clock_ns() - start;
+        }
+    }
+    return 0;
+}
+
+static double element(const struct product *product, int matrix, uint64_t index)
+{
+    const char *at = product->matrices[matrix] + index * product->element_bytes;
+    if (product->f64) {
+        double value;
+        memcpy(&value, at, sizeof(value));
+        return value;
+    }
+    float value;
+    memcpy(&value, at, sizeof(value));
+    return (double)value;
+}
+
+/* sample_lines spreads `wanted` different lines over `lines`, one in each equal part. */
+static void sample_lines(uint64_t lines, uint64_t wanted, uint64_t stream, uint64_t *sample)
+{
+    for (uint64_t i = 0; i < wanted; i++) {
+        uint64_t first = lines * i / wanted, end = lines * (i + 1) / wanted;
+        sample[i] = first + generate_bits(stream, i) % (end - first);
+    }
+}
+
+/*
+ * sample_is_right holds one element of C against the dot product. Whatever the order of the
+ * additions, it is off by at most k * u / (1 - k * u) times the sum of the absolute products, u
+ * being half the epsilon (Higham, "Accuracy and Stability of Numerical Algorithms", 3.1), and by
+ * what may be lost below the smallest normal number.
+ */
+static bool sample_is_right(struct product *product, double found, long double dot,
+                            long double absolute)
+{
+    double largest = product->f64 ? DBL_MAX : (double)FLT_MAX;
+    double roundoff = product->f64 ? 0x1p-53 : 0x1p-24;
+    double smallest = product->f64 ? DBL_MIN : (double)FLT_MIN;
+    if (!(absolute < (long double)largest))
+        return true; /* may have overflowed, or began with an infinity or a NaN */
+    double ku = ((double)product->k + 1) * roundoff;
+    double error = (double)fabsl((long double)found - dot);
+    if (!(error <= ku / (1 - ku) * (double)absolute + (double)product->k * smallest))
+        return false;
+    if (error > product->max_abs_error)
+        product->max_abs_error = error;
+    return true;
+}
+
+struct dots {
+    long double dot[SAMPLES], absolute[SAMPLES];
+};
+
+static bool product_verify(struct product *product)
+{
+    uint64_t rows[SAMPLES], columns[SAMPLES], height, width;
+    height = product->m < SAMPLE_SIDE ? product->m : SAMPLE_SIDE;
+    width = product->n < SAMPLES / height ? product->n : SAMPLES / height;
+    height = product->m < SAMPLES / width ? product->m : SAMPLES / width;
+    sample_lines(product->m, height, 1, rows);
+    sample_lines(product->n, width, 2, columns);
+    struct dots dots = {0};
+    for (uint64_t t = 0; t < product->k; t++) {
+        for (uint64_t j = 0; j < width; j++) {
+            long double b = (long double)element(product, B, t * product->n + columns[j]);
+            for (uint64_t i = 0; i < height; i++) {
+                long double a = (long double)element(product, A, rows[i] * product->k + t);
+                dots.dot[i * width + j] += a * b;
+                dots.absolute[i * width + j] += fabsl(a * b);
+            }
+        }
+    }
+    for (uint64_t i = 0; i < height; i++)
+        for (uint64_t j = 0; j < width; j++)
+            if (!sample_is_right(product, element(product, C, rows[i] * product->n + columns[j]),
+                                 dots.dot[i * width + j], dots.absolute[i * width + j]))
+                return false;
+    return true;
+}
+
+static double sum_elements(const struct product *product, uint64_t first, size_t count)
+{
+    double sum = 0;
+    for (uint64_t i = first; i < first + count; i++)
+        sum += element(product, C, i);
+    return sum;
+}
+
+/* product_store sums C up and writes it if it is wanted. */
+static int product_store(struct product *product, double from, double to)
+{
+    struct job *job = product->job;
+    const size_t most = PIECE_BYTES / product->element_bytes;
+    uint64_t count = product->elements[C];
+    bool wanted = job_given(job, "out");
+    if (wanted && job_reserve(job, "out", count * product->element_bytes) < 0)
+        return -1;
+    for (uint64_t first = 0; first < count; first += most) {
+        size_t here = count - first < most ? (size_t)(count - first) : most;
+        uint64_t offset = first * product->element_bytes, start = job_clock_ns();
+        if (job_step(job, from + (to - from) * (double)first / (double)count) < 0)
+            return -1;
+        product->checksum += sum_elements(product, first, here);
+        job->compute_ns += job_clock_ns() - start;
+        if (wanted && job_write(job, "out", product->matrices[C] + offset,
+                                here * product->element_bytes, offset) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+static int product_allocate(struct product *product)
+{
+    for (int i = A; i <= C; i++) {
+        size_t bytes = (product->elements[i] * product->element_bytes + 63) / 64 * 64;
+        product->matrices[i] = aligned_alloc(64, bytes);
+        if (!product->matrices[i]) {
+            job_fail(product->job,
+                     "no memory for a matrix of %zu MiB: take smaller m=, n= or k=", bytes >> 20);
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static void product_finish(struct product *product)
+{
+    for (int i = A; i <= C; i++)
+        free(product->matrices[i]);
+}
+
+static int product_run(struct product *product)
+{
+    struct job *job = product->job;
+    if (product_allocate(product) < 0 || product_load(product, A, "a", 0, 0.1) < 0 ||
+        product_load(product, B, "b", 0.1, 0.2) < 0 || product_multiply(product, 0.2, 0.9) < 0)
+        return -1;
+    uint64_t start = job_clock_ns();
+    bool right = product_verify(product);
+    job->compute_ns += job_clock_ns() - start;
+    if (!right) {
+        job_fail(job, "verification failed: an element of the product is wrong by more than "
+                      "rounding can explain: the device cannot be trusted");
+        return -1;
+    }
+    return product_store(product, 0.9, 1);
+}
+
+static enum job_status matrix_mul_run(struct job *job)
+{
+    struct product product;
+    product_describe(&product, job);
+    int result = product_run(&product);
+    product_finish(&product);
+    if (result < 0)
+        return job_end(job);
+    char checksum[REAL_TEXT_SIZE], error[REAL_TEXT_SIZE];
+    job_printf(job,
+               "m=%" PRIu64 " n=%" PRIu64 " k=%" PRIu64 " dtype=%s checksum=%s max_abs_error=%s\n",
+               product.m, product.n, product.k, job_text(job, "dtype"),
+               real_text(checksum, product.checksum), real_text(error, product.max_abs_error));
+    return JOB_DONE;
+}
+
+const struct workload workload_matrix_mul = {
+    .info = {.name = "MATRIX_MUL",
+             .summary = "Multiplies two matrices and verifies a sample of the product.",
+             .params = matrix_mul_params,
+             .param_count = sizeof(matrix_mul_params) / sizeof(matrix_mul_params[0])},
+    .check = matrix_mul_check,
+    .cpu = matrix_mul_run,
+};

@@ -1,0 +1,371 @@
+#include "fs_handle.h"
+
+#include "data.h"
+#include "parked.h"
+#include "server.h"
+#include "vm.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+struct handle {
+    struct node node; /* its references are the handle's */
+    union {
+        struct {                   /* CONTENT_TEXT */
+            struct blob *snapshot; /* what reads return; NULL: not opened for reading */
+            pthread_mutex_t lock;  /* guards `lines` */
+            struct lines lines;
+        } text;
+        struct { /* CONTENT_RESULT */
+            struct result_handle content;
+            struct watcher watcher; /* the VM's lock guards it */
+        } result;
+        int descriptor; /* CONTENT_BYTES */
+    };
+};
+
+struct handle *handle_of(const struct fuse_file_info *info)
+{
+    return (struct handle *)(uintptr_t)info->fh;
+}
+
+/* mode_error refuses what root may do to any file but nobody to this one. */
+static int mode_error(const struct node *node, int flags)
+{
+    bool reads = (flags & O_ACCMODE) != O_WRONLY, writes = (flags & O_ACCMODE) != O_RDONLY;
+    const struct node_type *type = node->type;
+    if (type->content == CONTENT_DIRECTORY)
+        return EISDIR;
+    if (type->content == CONTENT_BYTES)
+        return 0;
+    bool readable = type->content == CONTENT_RESULT || type->render;
+    return (reads && !readable) || (writes && !type->accept) ? EACCES : 0;
+}
+
+static int text_open(struct handle *handle, int flags)
+{
+    struct text text = {0};
+    pthread_mutex_init(&handle->text.lock, NULL);
+    if ((flags & O_ACCMODE) == O_WRONLY)
+        return 0;
+    handle->node.type->render(&handle->node, &text);
+    handle->text.snapshot = blob_from_text(&text);
+    return handle->text.snapshot ? 0 : ENOSPC;
+}
+
+static int bytes_open(struct handle *handle, int flags)
+{
+    /* The kernel may read what it caches from a file that is open for writing only. */
+    bool reads_only = (flags & O_ACCMODE) == O_RDONLY;
+    handle->descriptor = data_open_backing(handle->node.file, reads_only ? O_RDONLY : O_RDWR);
+    if (handle->descriptor < 0)
+        return errno;
+    int error = flags & O_TRUNC ? data_truncate(handle->node.file, 0) : 0;
+    if (error)
+        close(handle->descriptor);
+    return error;
+}
+
+int handle_open(const struct node *node, struct fuse_file_info *info)
+{
+    int error = mode_error(node, info->flags);
+    struct handle *handle = error ? NULL : calloc(1, sizeof(*handle));
+    if (!handle)
+        return error ? error : ENOSPC;
+    /* The handle has references of its own. */
+    error = node_resolve(node->server, node_self_ino(node), &handle->node);
+    if (error) {
+        free(handle);
+        return error;
+    }
+    switch (node->type->content) {
+    case CONTENT_TEXT:
+        error = text_open(handle, info->flags);
+        break;
+    case CONTENT_RESULT:
+        pthread_mutex_init(&handle->result.content.lock, NULL);
+        break;
+    case CONTENT_BYTES:
+        error = bytes_open(handle, info->flags);
+        break;
+    case CONTENT_DIRECTORY:
+        break;
+    }
+    if (error) {
+        if (node->type->content == CONTENT_TEXT)
+            pthread_mutex_destroy(&handle->text.lock);
+        node_release(&handle->node);
+        free(handle);
+        return error;
+    }
+    /* The page cache may keep a data file: only this mount changes it. All else is made anew. */
+    info->direct_io = node->type->content != CONTENT_BYTES;
+    info->keep_cache = node->type->content == CONTENT_BYTES;
+    info->fh = (uintptr_t)handle;
+    return 0;
+}
+
+void handle_close(struct handle *handle)
+{
+    struct vm *vm = handle->node.vm;
+    switch (handle->node.type->content) {
+    case CONTENT_TEXT:
+        blob_unref(handle->text.snapshot);
+        lines_finish(&handle->text.lines);
+        pthread_mutex_destroy(&handle->text.lock);
+        break;
+    case CONTENT_RESULT:
+        pthread_mutex_lock(&vm->lock);
+        watcher_clear(&handle->result.watcher);
+        pthread_mutex_unlock(&vm->lock);
+        blob_unref(handle->result.content.content);
+        pthread_mutex_destroy(&handle->result.content.lock);
+        break;
+    case CONTENT_BYTES:
+        close(handle->descriptor);
+        break;
+    case CONTENT_DIRECTORY:
+        break;
+    }
+    node_release(&handle->node);
+    free(handle);
+}
+
+/* Reading. */
+
+/* reply_part returns whether the reader has seen the end. */
+static bool reply_part(fuse_req_t request, const struct blob *blob, size_t size, uint64_t offset)
+{
+    size_t start = offset < blob->size ? (size_t)offset : blob->size;
+    size_t length = blob->size - start < size ? blob->size - start : size;
+    fuse_reply_buf(request, blob->data + start, length);
+    return start + length == blob->size;
+}
+
+static void bytes_read(struct handle *handle, fuse_req_t request, size_t size, uint64_t offset)
+{
+    struct fuse_bufvec buffer = FUSE_BUFVEC_INIT(size);
+    buffer.buf[0].flags = FUSE_BUF_IS_FD | FUSE_BUF_FD_SEEK;
+    buffer.buf[0].fd = handle->descriptor;
+    buffer.buf[0].pos = (off_t)offset;
+    fuse_reply_data(request, &buffer, FUSE_BUF_SPLICE_MOVE);
+}
+
+/* note_read tells the VM which job's result was read. The newest entry may be none of a job. */
+static void note_read(const struct node *node, const struct blob *content)
+{
+    struct vm *vm = node->vm;
+    uint64_t number = 0;
+    pthread_mutex_lock(&vm->lock);
+    const struct job *job = node->job ? node->job : vm->newest.job;
+    if (job && job->result == content && !job->read)
+        number = job->number;
+    pthread_mutex_unlock(&vm->lock);
+    if (number)
+        vm_job_read(vm, number);
+}
+
+static void result_read(struct handle *handle, fuse_req_t request, size_t size, uint64_t offset)
+{
+    struct result_handle *own = &handle->result.content;
+    struct vm *vm = handle->node.vm;
+    struct job *pending = NULL;
+    struct blob *content = NULL;
+    pthread_mutex_lock(&own->lock);
+    if (offset > 0 && own->content)
+        content = blob_ref(own->content);
+    pthread_mutex_unlock(&own->lock);
+    if (!content) {
+        pthread_mutex_lock(&vm->lock);
+        content = vm_result_now(vm, handle->node.job, &pending);
+        int failed = pending ? parked_add(vm, pending, own, request, offset, size) : 0;
+        pthread_mutex_unlock(&vm->lock);
+        bool parked = pending && !failed;
+        job_unref(pending);
+        if (parked)
+            return;
+        if (!content) {
+            fuse_reply_err(request, ENOSPC);
+            return;
+        }
+        pthread_mutex_lock(&own->lock);
+        blob_unref(own->content);
+        own->content = blob_ref(content);
+        pthread_mutex_unlock(&own->lock);
+    }
+    if (reply_part(request, content, size, offset))
+        note_read(&handle->node, content);
+    blob_unref(content);
+}
+
+void handle_read(struct handle *handle, fuse_req_t request, size_t size, uint64_t offset)
+{
+    switch (handle->node.type->content) {
+    case CONTENT_BYTES:
+        bytes_read(handle, request, size, offset);
+        break;
+    case CONTENT_RESULT:
+        result_read(handle, request, size, offset);
+        break;
+    case CONTENT_TEXT:
+        reply_part(request, handle->text.snapshot, size, offset);
+        break;
+    case CONTENT_DIRECTORY:
+        fuse_reply_err(request, EISDIR);
+        break;
+    }
+}
+
+unsigned handle_poll(struct handle *handle, struct fuse_pollhandle *poll)
+{
+    unsigned ready = POLLIN | POLLRDNORM | POLLOUT | POLLWRNORM;
+    if (handle->node.type->content == CONTENT_RESULT) {
+        struct vm *vm = handle->node.vm;
+        struct job *pending;
+        pthread_mutex_lock(&vm->lock);
+        struct blob *content = vm_result_now(vm, handle->node.job, &pending);
+        if (pending && poll) {
+            watcher_set(&handle->result.watcher, pending, poll);
+            poll = NULL;
+        }
+        pthread_mutex_unlock(&vm->lock);
+        ready = pending ? 0 : POLLIN | POLLRDNORM;
+        blob_unref(content);
+        job_unref(pending);
+    }
+    if (poll)
+        fuse_pollhandle_destroy(poll);
+    return ready;
+}
+
+/* Writing. */
+
+static void bytes_write(struct handle *handle, fuse_req_t request, struct fuse_bufvec *in,
+                        uint64_t offset)
+{
+    struct data_file *file = handle->node.file;
+    size_t size = fuse_buf_size(in);
+    if (offset > INT64_MAX - size) {
+        fuse_reply_err(request, EFBIG);
+        return;
+    }
+    int error = data_charge(file, offset + size);
+    if (error) {
+        fuse_reply_err(request, error);
+        return;
+    }
+    struct fuse_bufvec out = FUSE_BUFVEC_INIT(size);
+    out.buf[0].flags = FUSE_BUF_IS_FD | FUSE_BUF_FD_SEEK;
+    out.buf[0].fd = handle->descriptor;
+    out.buf[0].pos = (off_t)offset;
+    ssize_t written = fuse_buf_copy(&out, in, FUSE_BUF_SPLICE_MOVE);
+    if (written != (ssize_t)size)
+        data_settle(file, handle->descriptor);
+    if (written < 0) {
+        fuse_reply_err(request, (int)-written);
+        return;
+    }
+    data_touch(file);
+    fuse_reply_write(request, (size_t)written);
+}
+
+/* Tells a refusal by the node, which has noted it, from one by the cutting into lines. */
+struct acceptance {
+    const struct node *node;
+    bool asked;
+};
+
+static int accept_batch(void *context, const struct line *batch, size_t count)
+{
+    struct acceptance *acceptance = context;
+    acceptance->asked = true;
+    return acceptance->node->type->accept(acceptance->node, batch, count);
+}
+
+static int text_write(struct handle *handle, const char *bytes, size_t size)
+{
+    struct acceptance acceptance = {.node = &handle->node};
+    pthread_mutex_lock(&handle->text.lock);
+    int error = lines_write(&handle->text.lines, bytes, size, accept_batch, &acceptance);
+    pthread_mutex_unlock(&handle->text.lock);
+    if (!error || acceptance.asked)
+        return error;
+    char text[128];
+    if (error == EFBIG)
+        snprintf(text, sizeof(text), "a line has at most %d bytes, and one write at most %d",
+                 LINES_MAX_LINE, LINES_MAX_BATCH);
+    else
+        snprintf(text, sizeof(text), "no memory for the lines");
+    const char *end = memchr(bytes, '\n', size);
+    struct line line = {.bytes = bytes, .size = end ? (size_t)(end - bytes) : size};
+    return handle->node.type->refuse(&handle->node, error, &line, text);
+}
+
+void handle_write(struct handle *handle, fuse_req_t request, struct fuse_bufvec *in,
+                  uint64_t offset)
+{
+    if (handle->node.type->content == CONTENT_BYTES) {
+        bytes_write(handle, request, in, offset);
+        return;
+    }
+    size_t size = fuse_buf_size(in);
+    char *copy = NULL;
+    const char *bytes = in->buf[0].mem;
+    int error = 0;
+    if (in->count != 1 || (in->buf[0].flags & FUSE_BUF_IS_FD)) { /* spliced: a large write */
+        struct fuse_bufvec out = FUSE_BUFVEC_INIT(size);
+        bytes = out.buf[0].mem = copy = malloc(size);
+        ssize_t copied = copy ? fuse_buf_copy(&out, in, 0) : -ENOSPC;
+        error = copied < 0 ? (int)-copied : 0;
+        size = copied < 0 ? 0 : (size_t)copied;
+    }
+    if (!error)
+        error = text_write(handle, bytes, size);
+    free(copy);
+    if (error)
+        fuse_reply_err(request, error);
+    else
+        fuse_reply_write(request, size);
+}
+
+int handle_flush(struct handle *handle)
+{
+    if (handle->node.type->content != CONTENT_TEXT || !handle->node.type->accept)
+        return 0;
+    struct acceptance acceptance = {.node = &handle->node};
+    pthread_mutex_lock(&handle->text.lock);
+    int error = lines_flush(&handle->text.lines, accept_batch, &acceptance);
+    pthread_mutex_unlock(&handle->text.lock);
+    return error;
+}
+
+int handle_fsync(struct handle *handle)
+{
+    struct state *state = handle->node.server->state;
+    if (handle->node.type->content != CONTENT_BYTES)
+        return 0;
+    if (fdatasync(handle->descriptor) < 0)
+        return errno;
+    return state_wait(state, state_now(state)); /* its name */
+}
+
+int handle_allocate(struct handle *handle, uint64_t offset, uint64_t length)
+{
+    if (handle->node.type->content != CONTENT_BYTES)
+        return EOPNOTSUPP;
+    if (offset > INT64_MAX || length > INT64_MAX - offset)
+        return EFBIG;
+    int error = data_charge(handle->node.file, offset + length);
+    if (error)
+        return error;
+    error = posix_fallocate(handle->descriptor, (off_t)offset, (off_t)length);
+    if (error)
+        data_settle(handle->node.file, handle->descriptor);
+    else
+        data_touch(handle->node.file);
+    return error;
+}

@@ -1,0 +1,35 @@
+/*
+ * Open files: what reading and writing means for each sort of node.
+ *
+ * A handle is made by OPEN, freed by RELEASE, and used by any number of threads
+ * in between. It has its own locks for what is its own.
+ */
+#ifndef VGPUFS_FS_HANDLE_H
+#define VGPUFS_FS_HANDLE_H
+
+#define FUSE_USE_VERSION 312
+
+#include "nodes.h"
+
+#include <fuse3/fuse_lowlevel.h>
+
+struct handle;
+
+/* handle_open makes the handle of the node's file and keeps it in info->fh: 0 or an errno. */
+int handle_open(const struct node *node, struct fuse_file_info *info);
+struct handle *handle_of(const struct fuse_file_info *info);
+void handle_close(struct handle *handle);
+
+/* These reply, at once or when a job has ended. */
+void handle_read(struct handle *handle, fuse_req_t request, size_t size, uint64_t offset);
+void handle_write(struct handle *handle, fuse_req_t request, struct fuse_bufvec *in,
+                  uint64_t offset);
+
+/* These return 0 or an errno. */
+int handle_flush(struct handle *handle);
+int handle_fsync(struct handle *handle);
+int handle_allocate(struct handle *handle, uint64_t offset, uint64_t length);
+/* handle_poll returns what is ready. It takes `poll` (NULL: nobody waits). */
+unsigned handle_poll(struct handle *handle, struct fuse_pollhandle *poll);
+
+#endif

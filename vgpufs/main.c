@@ -1,0 +1,307 @@
+/* vgpufs(8): options, configuration, start and stop. */
+#include "clock.h"
+#include "common/log.h"
+#include "config.h"
+#include "server.h"
+#include "session.h"
+#include "stats.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#ifdef HAVE_SYSTEMD
+#include <systemd/sd-daemon.h>
+#endif
+
+#define EXIT_USAGE 2
+#define EXPIRE_MS  60000
+
+struct options {
+    const char *config_file, *mountpoint, *mount_options;
+    bool foreground, check;
+};
+
+static const char help_text[] =
+    "usage: vgpufs [-c FILE] [-f] [-o OPTIONS] [MOUNTPOINT]\n"
+    "       vgpufs [-c FILE] --check\n"
+    "\n"
+    "Mounts the GPU job queue of many virtual machines as a filesystem and serves it.\n"
+    "Without -f it goes to the background; the parent exits 0 when all is mounted.\n"
+    "\n"
+    "  -c, --config=FILE    configuration (default " CONFIG_DEFAULT_FILE ")\n"
+    "  -f, --foreground     stay in the foreground and log to standard error\n"
+    "  -o, --options=LIST   further mount options for fuse(8)\n"
+    "      --check          check the configuration and exit\n"
+    "      --help-config    list every key of the configuration with its default\n"
+    "  -h, --help           this text\n"
+    "  -V, --version        the version\n"
+    "\n"
+    "Signals: SIGTERM and SIGINT stop it, running jobs get stop_timeout; SIGHUP reads\n"
+    "the configuration again.\n"
+    "See vgpufs(8), vgpufs(7) for the tree, vgpufs.conf(5).\n";
+
+enum { OPTION_CHECK = 256, OPTION_HELP_CONFIG, OPTION_MDOC };
+
+static const struct option long_options[] = {
+    {"config", required_argument, NULL, 'c'},
+    {"foreground", no_argument, NULL, 'f'},
+    {"options", required_argument, NULL, 'o'},
+    {"check", no_argument, NULL, OPTION_CHECK},
+    {"help-config", optional_argument, NULL, OPTION_HELP_CONFIG},
+    {"help", no_argument, NULL, 'h'},
+    {"version", no_argument, NULL, 'V'},
+    {0},
+};
+
+/* help_config prints the keys, for people or (=mdoc) for the manual's build. */
+static int help_config(const char *format)
+{
+    if (format && strcmp(format, "mdoc") != 0) {
+        fprintf(stderr, "vgpufs: --help-config=%s: only =mdoc is another format\n", format);
+        return EXIT_USAGE;
+    }
+    if (format)
+        config_print_mdoc(stdout);
+    else
+        config_print_help(stdout);
+    return fflush(stdout) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
+
+/* options_read returns -1 to go on, or the exit status. */
+static int options_read(int argc, char **argv, struct options *options)
+{
+    *options = (struct options){.config_file = CONFIG_DEFAULT_FILE};
+    for (int option; (option = getopt_long(argc, argv, "c:fo:hV", long_options, NULL)) != -1;) {
+        switch (option) {
+        case 'c':
+            options->config_file = optarg;
+            break;
+        case 'f':
+            options->foreground = true;
+            break;
+        case 'o':
+            options->mount_options = optarg;
+            break;
+        case OPTION_CHECK:
+            options->check = true;
+            break;
+        case OPTION_HELP_CONFIG:
+            return help_config(optarg);
+        case 'h':
+            fputs(help_text, stdout);
+            return fflush(stdout) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+        case 'V':
+            puts("vgpufs " VGPUFS_VERSION);
+            return fflush(stdout) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+        default: /* getopt_long has said what is wrong */
+            fputs("vgpufs: try 'vgpufs --help'\n", stderr);
+            return EXIT_USAGE;
+        }
+    }
+    if (optind < argc)
+        options->mountpoint = argv[optind++];
+    if (optind == argc)
+        return -1;
+    fprintf(stderr, "vgpufs: '%s': one mountpoint is enough: try 'vgpufs --help'\n", argv[optind]);
+    return EXIT_USAGE;
+}
+
+/* Going to the background: the parent waits until the child is ready or has failed. */
+
+static int ready_pipe = -1;
+
+/* background_enter returns in the child only; the parent exits with the child's success. */
+static void background_enter(void)
+{
+    int ends[2];
+    char byte;
+    if (pipe2(ends, O_CLOEXEC) < 0) {
+        fprintf(stderr, "vgpufs: cannot make a pipe: %s\n", strerror(errno));
+        exit(EXIT_FAILURE);
+    }
+    pid_t child = fork();
+    if (child < 0) {
+        fprintf(stderr, "vgpufs: cannot go to the background: %s\n", strerror(errno));
+        exit(EXIT_FAILURE);
+    }
+    if (child == 0) {
+        close(ends[0]);
+        ready_pipe = ends[1];
+        setsid();
+        return;
+    }
+    close(ends[1]);
+    ssize_t size;
+    do {
+        size = read(ends[0], &byte, 1);
+    } while (size < 0 && errno == EINTR);
+    _exit(size == 1 ? EXIT_SUCCESS : EXIT_FAILURE);
+}
+
+/* ready_tell tells whoever waits for it that all is mounted. */
+static void ready_tell(void)
+{
+#ifdef HAVE_SYSTEMD
+    sd_notify(0, "READY=1");
+#endif
+    if (ready_pipe < 0)
+        return;
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    log_to_syslog();
+    for (int i = 0; i < 3 && null >= 0; i++)
+        dup2(null, i);
+    if (null > 2)
+        close(null);
+    ssize_t size = write(ready_pipe, "R", 1);
+    (void)size; /* a parent that is gone does not wait */
+    close(ready_pipe);
+    if (chdir("/") < 0)
+        log_warning("cannot leave the working folder: %s", strerror(errno));
+}
+
+static void status_tell(const char *status)
+{
+#ifdef HAVE_SYSTEMD
+    sd_notify(0, status);
+#else
+    (void)status;
+#endif
+}
+
+/* Running. */
+
+static int signals_take(void)
+{
+    sigset_t signals;
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, SIGINT);
+    sigaddset(&signals, SIGHUP);
+    sigset_t blocked = signals;
+    sigaddset(&blocked, SIGUSR1); /* the receive loop's threads open it for themselves */
+    pthread_sigmask(SIG_BLOCK, &blocked, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    return signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+/* config_read reads the file, with the mountpoint of the command line in place of the file's. */
+static struct config *config_read(const char *file, const char *mountpoint)
+{
+    struct text error = {0};
+    struct config *config = config_load(file, geteuid() != 0, &error);
+    if (config && mountpoint && config_set_mountpoint(config, mountpoint, &error) < 0) {
+        config_destroy(config);
+        config = NULL;
+    }
+    if (!config)
+        log_error("%s", error.data ? error.data : "no memory");
+    text_finish(&error);
+    return config;
+}
+
+/* reload reads the file again; what was in force goes on if anything in it is wrong. */
+static void reload(struct server *server, const struct config *first, const char *mountpoint,
+                   uint64_t *interval_ms)
+{
+    struct text error = {0};
+    status_tell("RELOADING=1");
+    struct config *config = config_read(first->file, mountpoint);
+    if (config && config_reload_refused(first, config, &error)) {
+        log_error("not reloaded: %s", error.data ? error.data : "no memory");
+    } else if (config) {
+        server_reload(server, config);
+        *interval_ms = config->stats_log_interval_ms;
+        log_info("configuration reloaded");
+    }
+    text_finish(&error);
+    config_destroy(config);
+    status_tell("READY=1");
+}
+
+/* wait_ms: until the next thing that is due. */
+static int wait_ms(uint64_t now_us, uint64_t due_us)
+{
+    uint64_t ms = due_us > now_us ? (due_us - now_us + 999) / 1000 : 0;
+    return ms > EXPIRE_MS ? EXPIRE_MS : (int)ms;
+}
+
+/* serve waits for signals until one says stop. `mountpoint` is the command line's, or NULL. */
+static void serve(struct server *server, const struct config *config, const char *mountpoint,
+                  int signals)
+{
+    uint64_t interval_ms = config->stats_log_interval_ms;
+    uint64_t stats_us = clock_now_us() + interval_ms * 1000;
+    for (;;) {
+        struct pollfd wanted = {.fd = signals, .events = POLLIN};
+        poll(&wanted, 1, wait_ms(clock_now_us(), interval_ms ? stats_us : UINT64_MAX));
+        struct signalfd_siginfo signal_info;
+        while (read(signals, &signal_info, sizeof(signal_info)) == sizeof(signal_info)) {
+            if (signal_info.ssi_signo != SIGHUP)
+                return;
+            reload(server, config, mountpoint, &interval_ms);
+        }
+        server_expire(server);
+        if (interval_ms && clock_now_us() >= stats_us) {
+            stats_log(server);
+            stats_us = clock_now_us() + interval_ms * 1000;
+        }
+    }
+}
+
+static int run(const struct options *options, struct config *config)
+{
+    struct server server = {0};
+    struct text error = {0};
+    int signals = signals_take();
+    int status = EXIT_FAILURE;
+    if (server_start(&server, config, options->mount_options, &error) == 0) {
+        log_info("%s is mounted%s", config->mountpoint,
+                 session_is_private()
+                     ? ": only this user can use it (user_allow_other is not in /etc/fuse.conf)"
+                     : "");
+        ready_tell();
+        serve(&server, config, options->mountpoint ? config->mountpoint : NULL, signals);
+        status_tell("STOPPING=1");
+        log_info("stopping");
+        status = EXIT_SUCCESS;
+    } else {
+        log_error("%s", error.data ? error.data : "no memory");
+    }
+    server_stop(&server);
+    text_finish(&error);
+    close(signals);
+    return status;
+}
+
+int main(int argc, char **argv)
+{
+    struct options options;
+    int status = options_read(argc, argv, &options);
+    if (status >= 0)
+        return status;
+    log_init("vgpufs", LOG_LEVEL_INFO);
+    struct config *config = config_read(options.config_file, options.mountpoint);
+    if (!config)
+        return EXIT_FAILURE;
+    log_set_level(config->log_level);
+    if (options.check) {
+        printf("%s: no mistakes: %zu VMs, %zu pools\n", config->file, config->vm_count,
+               config->pool_count);
+        config_destroy(config);
+        return EXIT_SUCCESS;
+    }
+    if (!options.foreground)
+        background_enter();
+    status = run(&options, config);
+    config_destroy(config);
+    return status;
+}

@@ -1,0 +1,29 @@
+#include "process.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+uint64_t process_start_time(pid_t pid)
+{
+    char path[32], line[1024];
+    snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+    int descriptor = open(path, O_RDONLY | O_CLOEXEC);
+    if (descriptor < 0)
+        return 0;
+    ssize_t size = read(descriptor, line, sizeof(line) - 1);
+    close(descriptor);
+    if (size <= 0)
+        return 0;
+    line[size] = '\0';
+    /* Field 2 is the name in parentheses and may hold anything: count from its end. */
+    const char *field = strrchr(line, ')');
+    for (int number = 2; field && number < 22; number++) {
+        field = strchr(field, ' ');
+        if (field)
+            field++;
+    }
+    return field ? strtoull(field, NULL, 10) : 0;
+}

@@ -1,0 +1,14 @@
+/* Facts about processes, from /proc. Thread-safe. */
+#ifndef VGPUFS_PROCESS_H
+#define VGPUFS_PROCESS_H
+
+#include <stdint.h>
+#include <sys/types.h>
+
+/*
+ * process_start_time returns field 22 of /proc/PID/stat (proc(5): start time in clock ticks after
+ * boot), which tells a process from a later one of the same pid; 0 if there is no such process.
+ */
+uint64_t process_start_time(pid_t pid);
+
+#endif

@@ -1,0 +1,243 @@
+#include "server.h"
+
+#include "clock.h"
+#include "common/log.h"
+#include "executor/catalogue.h"
+#include "parked.h"
+#include "pool.h"
+#include "process.h"
+#include "session.h"
+#include "vm.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* How long the start waits for executors; one behind ssh may come later. */
+#define READY_MS 10000
+
+struct vm *server_find_vm(struct server *server, unsigned id)
+{
+    return id <= CONFIG_MAX_VM_ID ? atomic_load(&server->vm_by_id[id]) : NULL;
+}
+
+struct pool *server_find_pool(struct server *server, const char *name)
+{
+    int index = config_find_pool(server->config, name);
+    return index < 0 ? NULL : &server->pools[index];
+}
+
+/* What an earlier daemon left running is killed before anything new is started. */
+static void kill_leftover(void *context, pid_t pid, uint64_t start_time)
+{
+    struct server *server = context;
+    if (start_time && process_start_time(pid) == start_time) {
+        log_warning("executor %d was left behind by an earlier daemon: killing it", pid);
+        kill(-pid, SIGKILL);
+        kill(pid, SIGKILL);
+    }
+    state_delete_executor(server->state, pid);
+}
+
+/* The rows of the state, by VM. */
+struct saved_vms {
+    struct state_vm *rows; /* CONFIG_MAX_VM_ID + 1; id 0: no row */
+};
+
+static void note_saved(void *context, const struct state_vm *row)
+{
+    struct saved_vms *saved = context;
+    if (row->id == 0 || row->id > CONFIG_MAX_VM_ID)
+        return;
+    saved->rows[row->id] = *row;
+    saved->rows[row->id].identity = row->identity ? strdup(row->identity) : NULL;
+}
+
+static void saved_vms_finish(struct saved_vms *saved)
+{
+    for (size_t id = 0; saved->rows && id <= CONFIG_MAX_VM_ID; id++)
+        free((void *)(uintptr_t)saved->rows[id].identity);
+    free(saved->rows);
+}
+
+/* vm_link puts a new VM into the list, which is sorted, and into the index. */
+static void vm_link(struct server *server, struct vm *vm)
+{
+    _Atomic(struct vm *) *link = &server->vms;
+    struct vm *next;
+    while ((next = atomic_load(link)) && next->id < vm->id)
+        link = &next->next;
+    atomic_store(&vm->next, next);
+    atomic_store(link, vm);
+    atomic_store(&server->vm_by_id[vm->id], vm);
+}
+
+static int vm_add(struct server *server, const struct config_vm *config,
+                  const struct state_vm *saved)
+{
+    struct state_vm fresh = {.id = config->id, .next_job = 1, .next_file = 1};
+    struct vm *vm = vm_create(server, config, saved && saved->id ? saved : &fresh);
+    if (!vm)
+        return -1;
+    vm_link(server, vm);
+    return 0;
+}
+
+static int vms_create(struct server *server, struct text *error)
+{
+    const struct config *config = server->config;
+    struct saved_vms saved = {calloc(CONFIG_MAX_VM_ID + 1, sizeof(struct state_vm))};
+    int result = -1;
+    if (!saved.rows)
+        goto done;
+    state_load_vms(server->state, note_saved, &saved);
+    for (size_t i = 0; i < config->vm_count; i++)
+        if (vm_add(server, &config->vms[i], &saved.rows[config->vms[i].id]) < 0)
+            goto done;
+    result = 0;
+done:
+    saved_vms_finish(&saved);
+    if (result < 0)
+        text_puts(error, "no memory for the VMs");
+    /* One wait for the first job numbers of all of them. */
+    if (result == 0 && state_wait(server->state, state_now(server->state)) != 0) {
+        text_puts(error, "the state cannot be written: see the message above");
+        result = -1;
+    }
+    for (struct vm *vm = atomic_load(&server->vms); vm && result == 0; vm = atomic_load(&vm->next))
+        vm_numbers_ready(vm);
+    return result;
+}
+
+static int pools_start(struct server *server, struct text *error)
+{
+    server->spawner = spawner_create();
+    if (!server->spawner) {
+        text_puts(error, "cannot start the thread that starts executors");
+        return -1;
+    }
+    for (size_t i = 0; i < server->pool_count; i++)
+        if (pool_start(&server->pools[i]) < 0) {
+            text_puts(error, "cannot start the pools: see the message above");
+            return -1;
+        }
+    for (size_t i = 0; i < server->pool_count; i++)
+        if (!pool_wait_ready(&server->pools[i], READY_MS, error))
+            return -1;
+    return 0;
+}
+
+static int pools_create(struct server *server, struct text *error)
+{
+    const struct config *config = server->config;
+    server->pools = calloc(config->pool_count, sizeof(*server->pools));
+    for (size_t i = 0; server->pools && i < config->pool_count; i++, server->pool_count++)
+        if (pool_init(&server->pools[i], server, (unsigned)i) < 0)
+            break;
+    if (server->pool_count == config->pool_count)
+        return 0;
+    text_puts(error, "cannot set up the pools: see the message above");
+    return -1;
+}
+
+int server_start(struct server *server, const struct config *config, const char *options,
+                 struct text *error)
+{
+    *server = (struct server){
+        .config = config,
+        .catalogue = {.workloads = workload_catalogue, .count = workload_catalogue_size},
+        .stats_mode = config->stats_mode,
+        .stop_timeout_ms = config->stop_timeout_ms,
+        .started_us = clock_now_us(),
+        .root_uid = geteuid(),
+        .root_gid = getegid(),
+        .vm_by_id = calloc(CONFIG_MAX_VM_ID + 1, sizeof(*server->vm_by_id)),
+    };
+    atomic_store(&server->log_jobs, config->log_jobs);
+    if (!server->vm_by_id) {
+        text_puts(error, "no memory");
+        return -1;
+    }
+    server->state = state_open(config->state_dir, error);
+    if (!server->state)
+        return -1;
+    server->started = clock_change();
+    state_load_executors(server->state, kill_leftover, server);
+    if (pools_create(server, error) < 0 || vms_create(server, error) < 0)
+        return -1;
+    server->notifier = notifier_create(server);
+    if (!server->notifier) {
+        text_puts(error, "cannot start the thread that answers interrupts");
+        return -1;
+    }
+    if (pools_start(server, error) < 0)
+        return -1;
+    return session_mount(server, config->mountpoint, options, error);
+}
+
+static void vms_destroy(struct server *server)
+{
+    struct vm *vm = atomic_load(&server->vms);
+    for (struct vm *next; vm; vm = next) {
+        next = atomic_load(&vm->next);
+        vm_destroy(vm);
+    }
+    free(server->vm_by_id);
+}
+
+void server_stop(struct server *server)
+{
+    static const char stopped[] = "vgpufs was stopped";
+    uint64_t deadline = clock_now_us() + server->stop_timeout_ms * 1000;
+    atomic_store(&server->draining, true);
+    for (size_t i = 0; i < server->pool_count; i++)
+        pool_stop_dispatch(&server->pools[i], stopped);
+    for (size_t i = 0; i < server->pool_count; i++) {
+        uint64_t now = clock_now_us();
+        pool_wait_idle(&server->pools[i], now < deadline ? (deadline - now) / 1000 : 0);
+    }
+    for (size_t i = 0; i < server->pool_count; i++)
+        pool_stop(&server->pools[i], stopped);
+    session_unmount(server);
+    notifier_destroy(server->notifier);
+    spawner_destroy(server->spawner);
+    for (struct vm *vm = atomic_load(&server->vms); vm; vm = atomic_load(&vm->next))
+        vm_save_numbers(vm);
+    vms_destroy(server);
+    for (size_t i = 0; i < server->pool_count; i++)
+        pool_finish(&server->pools[i]);
+    free(server->pools);
+    state_close(server->state);
+}
+
+void server_reload(struct server *server, const struct config *config)
+{
+    atomic_store(&server->log_jobs, config->log_jobs);
+    server->stop_timeout_ms = config->stop_timeout_ms;
+    log_set_level(config->log_level);
+    for (size_t i = 0; i < server->pool_count; i++)
+        pool_reload(&server->pools[i], &config->pools[i]);
+    for (struct vm *vm = atomic_load(&server->vms); vm; vm = atomic_load(&vm->next)) {
+        if (config_find_vm(config, vm->id))
+            continue;
+        log_info("vm%u is gone from the configuration: it drains", vm->id);
+        atomic_store(&vm->gone, true);
+    }
+    for (size_t i = 0; i < config->vm_count; i++) {
+        struct vm *vm = server_find_vm(server, config->vms[i].id);
+        if (vm)
+            vm_reload(vm, &config->vms[i]);
+        else if (vm_add(server, &config->vms[i], NULL) < 0)
+            log_error("no memory for vm%u", config->vms[i].id);
+    }
+    for (size_t i = 0; i < server->pool_count; i++)
+        pool_dispatch(&server->pools[i]);
+    notifier_inval_root(server->notifier);
+}
+
+void server_expire(struct server *server)
+{
+    for (struct vm *vm = atomic_load(&server->vms); vm; vm = atomic_load(&vm->next))
+        vm_expire(vm);
+}

@@ -1,0 +1,26 @@
+/*
+ * The FUSE session: mounting, the receive loop in several threads on one
+ * descriptor, unmounting. Not thread-safe: the main thread's.
+ */
+#ifndef VGPUFS_SESSION_H
+#define VGPUFS_SESSION_H
+
+#include "common/text.h"
+
+struct server;
+
+/*
+ * session_mount takes away what a dead daemon left on the mountpoint, mounts, and starts the
+ * threads; server->session is set. Returns when the kernel has said hello. -1, and *error in one
+ * line. `options` NULL: none beyond our own.
+ */
+int session_mount(struct server *server, const char *mountpoint, const char *options,
+                  struct text *error);
+/* session_unmount ends the threads and unmounts. Requests that are still waiting are aborted. */
+void session_unmount(struct server *server);
+
+/* session_is_private: as a plain user without user_allow_other in fuse.conf, only that user can
+ * use the mount. */
+int session_is_private(void);
+
+#endif

@@ -1,0 +1,477 @@
+#include "slot.h"
+
+#include "clock.h"
+#include "common/log.h"
+#include "common/number.h"
+#include "pool.h"
+#include "process.h"
+#include "server.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define HELLO_US        UINT64_C(60000000) /* ssh and srun take their time */
+#define CANCEL_GRACE_US UINT64_C(500000)
+#define KNOW_WHY_US     UINT64_C(100000) /* how long a job waits for its executor's exit status */
+#define FIRST_DELAY_US  UINT64_C(100000)
+#define MOST_DELAY_US   UINT64_C(30000000)
+#define REFUSED_US      MOST_DELAY_US
+
+const char *slot_state_name(enum slot_state state)
+{
+    static const char *const names[] = {"down", "starting", "idle", "busy", "dying"};
+    return names[state];
+}
+
+void slot_init(struct slot *slot, struct pool *pool, unsigned index)
+{
+    *slot = (struct slot){.pool = pool, .index = index, .state = SLOT_DOWN};
+    snprintf(slot->name, sizeof(slot->name), "%s.%u", pool->name, index);
+    link_init(&slot->link);
+}
+
+/* restart_delay_us grows with the failures in a row; the first restart is at once. */
+static uint64_t restart_delay_us(unsigned failures)
+{
+    if (failures <= 1)
+        return 0;
+    unsigned doublings = failures - 2 < 16 ? failures - 2 : 16;
+    uint64_t delay = FIRST_DELAY_US << doublings;
+    return delay < MOST_DELAY_US ? delay : MOST_DELAY_US;
+}
+
+static void slot_note_failure(struct slot *slot, const char *text)
+{
+    snprintf(slot->failure, sizeof(slot->failure), "%s", text);
+    slot->answered = true;
+    pthread_cond_broadcast(&slot->pool->slots_changed);
+}
+
+void slot_end(struct slot *slot, enum job_state state, const char *error, struct ending *ending)
+{
+    snprintf(ending->error, sizeof(ending->error), "%s", error ? error : "");
+    snprintf(ending->backend, sizeof(ending->backend), "%s", slot->backend);
+    snprintf(ending->device, sizeof(ending->device), "%s", slot->device);
+    ending->run = slot->run;
+    ending->outcome = (struct job_outcome){
+        .state = state,
+        .error = error ? ending->error : NULL,
+        .backend = ending->backend,
+        .device = ending->device,
+        .truncated = slot->run.truncated,
+        .exit_code = -1,
+    };
+    slot->run = (struct run){0};
+    if (slot->state == SLOT_BUSY)
+        slot->state = SLOT_IDLE;
+}
+
+/* slot_lose gives the process up: kill it and wait for it. Its job stays until the reason is known.
+ */
+static void slot_lose(struct slot *slot)
+{
+    while (link_read_errors(&slot->link, slot->name) > 0)
+        continue;
+    link_close(&slot->link); /* closing takes both out of the epoll set */
+    kill(-slot->pid, SIGKILL);
+    slot->state = SLOT_DYING;
+    slot->waits = 0;
+    slot->lost_us = slot->due_us = clock_now_us();
+    slot->failures++;
+}
+
+/* slot_fail ends the job, if there is one, with that error and gives the process up. */
+static void slot_fail(struct slot *slot, enum job_state state, const char *error,
+                      struct ending *ending)
+{
+    bool crashed = state != JOB_CANCELLED;
+    if (slot->state == SLOT_BUSY && !slot->run.preparing) {
+        slot_end(slot, state, error, ending);
+        ending->outcome.crashed = crashed;
+    } else {
+        log_warning("executor %s: %s", slot->name, error);
+        slot_note_failure(slot, error);
+    }
+    slot_lose(slot);
+}
+
+static void watch(struct slot *slot, int descriptor, uint32_t kind)
+{
+    struct epoll_event event = {.events = EPOLLIN, .data.u64 = (uint64_t)slot->index << 2 | kind};
+    epoll_ctl(slot->pool->epoll, EPOLL_CTL_ADD, descriptor, &event);
+}
+
+/* launch_words is the pool's command line with the options that say which device. */
+static char **launch_words(const struct slot *slot)
+{
+    const struct config_pool *config = &slot->pool->server->config->pools[slot->pool->index];
+    size_t count = 0;
+    while (slot->pool->executor[count])
+        count++;
+    char **words = calloc(count + 3, sizeof(*words));
+    if (!words)
+        return NULL;
+    memcpy(words, slot->pool->executor, count * sizeof(*words));
+    if (asprintf(&words[count], "--backend=%s", config->backend) < 0 ||
+        asprintf(&words[count + 1], "--device=%s", config->device) < 0) {
+        free(words[count]);
+        free(words);
+        return NULL;
+    }
+    return words;
+}
+
+static void launch_words_free(const struct slot *slot, char **words)
+{
+    size_t count = 0;
+    while (slot->pool->executor[count])
+        count++;
+    for (size_t i = count; words && words[i]; i++)
+        free(words[i]);
+    free(words);
+}
+
+/*
+ * slot_greet sends the hello. Any descriptor goes along: an executor that gets it knows that data
+ * files can come the same way, which they cannot through ssh.
+ */
+static int slot_greet(struct slot *slot)
+{
+    struct text frame = {0};
+    struct frame_builder builder = frame_begin(&frame, FRAME_HELLO, 0);
+    frame_field(&builder, "protocol", "%d", FRAME_PROTOCOL);
+    frame_field(&builder, "pool", "%s", slot->pool->name);
+    frame_field(&builder, "slot", "%u", slot->index);
+    frame_end(&builder, NULL, 0);
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    int result = link_send(&slot->link, &frame, &null, null >= 0);
+    if (null >= 0)
+        close(null);
+    text_finish(&frame);
+    return result;
+}
+
+void slot_launch(struct slot *slot)
+{
+    struct pool *pool = slot->pool;
+    int connection = -1, errors = -1;
+    char **words = launch_words(slot);
+    pid_t pid = words ? spawner_start(pool->server->spawner, words, &connection, &errors) : -1;
+    int error = errno;
+    launch_words_free(slot, words);
+    pthread_mutex_lock(&pool->lock);
+    if (pid < 0) {
+        char text[256];
+        snprintf(text, sizeof(text), "cannot start '%s': %s", pool->executor[0], strerror(error));
+        if (slot->failures++ == 0)
+            log_error("executor %s: %s", slot->name, text);
+        slot_note_failure(slot, text);
+        slot->due_us = clock_now_us() + restart_delay_us(slot->failures + 1);
+    } else {
+        slot->pid = pid;
+        slot->state = SLOT_STARTING;
+        slot->due_us = clock_now_us() + HELLO_US;
+        link_open(&slot->link, connection, errors);
+        watch(slot, connection, POOL_EVENT_FRAMES);
+        watch(slot, errors, POOL_EVENT_ERRORS);
+        state_put_executor(pool->server->state, pid, process_start_time(pid));
+        slot_greet(slot); /* if that fails, the end of the connection will be read */
+    }
+    pthread_mutex_unlock(&pool->lock);
+}
+
+static void copy_field(char *to, size_t size, const struct frame *frame, const char *key)
+{
+    const char *value = frame_get(frame, key);
+    snprintf(to, size, "%s", value ? value : "-");
+}
+
+static const char *take_hello(struct slot *slot, const struct frame *frame)
+{
+    const char *protocol = frame_get(frame, "protocol");
+    const char *descriptors = frame_get(frame, "descriptors");
+    uint64_t version;
+    if (slot->state != SLOT_STARTING)
+        return "it said hello twice";
+    if (!protocol || number_parse(protocol, FRAME_PROTOCOL, FRAME_PROTOCOL, &version) < 0)
+        return "it speaks another version of the protocol: install the same version of vgpufs "
+               "where it runs";
+    copy_field(slot->backend, sizeof(slot->backend), frame, "backend");
+    copy_field(slot->device, sizeof(slot->device), frame, "device");
+    copy_field(slot->host, sizeof(slot->host), frame, "host");
+    copy_field(slot->reported_pid, sizeof(slot->reported_pid), frame, "pid");
+    if (strspn(slot->backend, "abcdefghijklmnopqrstuvwxyz0123456789_-") != strlen(slot->backend) ||
+        strspn(slot->reported_pid, "0123456789-") != strlen(slot->reported_pid))
+        return "its hello has a malformed backend or pid";
+    slot->descriptors = descriptors && strcmp(descriptors, "yes") == 0;
+    slot->state = SLOT_IDLE;
+    slot->due_us = UINT64_MAX;
+    slot->failure[0] = '\0';
+    slot->answered = true;
+    pthread_cond_broadcast(&slot->pool->slots_changed);
+    log_info("executor %s: backend=%s pid=%d", slot->name, slot->backend, slot->pid);
+    return NULL;
+}
+
+static const char *take_refusal(struct slot *slot, const struct frame *frame)
+{
+    const char *error = frame_get(frame, "error");
+    struct text text = {0};
+    if (!error)
+        error = "it gives no reason";
+    text_escape(&text, error, strlen(error), sizeof(slot->failure) - 1);
+    slot_note_failure(slot, text.failed ? "it refuses" : text.data);
+    text_finish(&text);
+    log_error("executor %s refuses: %s", slot->name, slot->failure);
+    slot_lose(slot);
+    slot->failures = 16; /* asking again soon would not help */
+    return NULL;
+}
+
+static const char *take_reserve(struct slot *slot, const struct frame *frame)
+{
+    const char *param = frame_get(frame, "param"), *bytes = frame_get(frame, "bytes");
+    uint64_t size;
+    struct text answer = {0};
+    if (!param || !bytes || number_parse(bytes, 0, INT64_MAX, &size) < 0)
+        return "it asked for room in a malformed way";
+    int failure = run_reserve(&slot->run, param, size);
+    struct frame_builder builder = frame_begin(&answer, FRAME_RESERVED, frame->attempt);
+    if (failure == EDQUOT)
+        frame_field(&builder, "error", "%s= would exceed the VM's data_quota", param);
+    else if (failure)
+        frame_field(&builder, "error", "%s=: %s", param, strerror(failure));
+    frame_end(&builder, NULL, 0);
+    int sent = link_send(&slot->link, &answer, NULL, 0);
+    text_finish(&answer);
+    return sent < 0 ? "it asks and does not read the answer" : NULL;
+}
+
+static void take_progress(struct slot *slot, const struct frame *frame)
+{
+    const char *value = frame_get(frame, "value");
+    double progress;
+    if (value && number_parse_real(value, 0, 1, &progress) == 0)
+        atomic_store(&slot->run.job->progress, (uint32_t)(progress * 10000));
+}
+
+static const char *take_done(struct slot *slot, const struct frame *frame, struct ending *ending)
+{
+    const char *status = frame_get(frame, "status"), *error = frame_get(frame, "error");
+    const char *exit_code = frame_get(frame, "exit_code");
+    uint64_t code;
+    if (!status)
+        return "it ended the job without saying how";
+    if (strcmp(status, "done") == 0)
+        slot_end(slot, JOB_DONE, NULL, ending);
+    else if (strcmp(status, "cancelled") == 0 && slot->run.cancelled)
+        slot_end(slot, JOB_CANCELLED, slot->run.cancel_error, ending);
+    else
+        slot_end(slot, JOB_FAILED, error ? error : "the workload failed and gave no reason",
+                 ending);
+    if (exit_code && number_parse(exit_code, 0, 255, &code) == 0)
+        ending->outcome.exit_code = (int)code;
+    slot->failures = 0;
+    slot->link.error_lines_left = 20;
+    return NULL;
+}
+
+/* slot_take handles one frame; returns what is wrong with it, or NULL. */
+static const char *slot_take(struct slot *slot, const struct frame *frame, struct ending *ending)
+{
+    if (frame->type == FRAME_HELLO)
+        return take_hello(slot, frame);
+    if (frame->type == FRAME_REFUSE)
+        return take_refusal(slot, frame);
+    /* A late word about an earlier attempt is dropped. */
+    if (slot->state != SLOT_BUSY || slot->run.preparing || frame->attempt != slot->run.attempt)
+        return NULL;
+    switch (frame->type) {
+    case FRAME_OUTPUT:
+        run_output(&slot->run, frame->payload, frame->payload_size);
+        return NULL;
+    case FRAME_PROGRESS:
+        take_progress(slot, frame);
+        return NULL;
+    case FRAME_RESERVE:
+        return take_reserve(slot, frame);
+    case FRAME_DONE:
+        return take_done(slot, frame, ending);
+    default:
+        return "it sent a frame that only the daemon may send";
+    }
+}
+
+void slot_read(struct slot *slot, struct ending *ending)
+{
+    const char *error = NULL;
+    int received, next = 0;
+    if (slot->link.connection < 0)
+        return;
+    do {
+        struct frame frame;
+        received = link_receive(&slot->link);
+        while (!ending->run.job && slot->link.connection >= 0 &&
+               (next = frame_reader_next(&slot->link.reader, &frame, &error)) > 0) {
+            error = slot_take(slot, &frame, ending);
+            if (error)
+                break;
+        }
+    } while (received > 0 && !error && !ending->run.job && slot->link.connection >= 0);
+    if (slot->link.connection < 0)
+        return;
+    if (error) {
+        char text[COMMAND_MAX_ERROR];
+        snprintf(text, sizeof(text), "the executor broke the protocol: %s", error);
+        slot_fail(slot, JOB_FAILED, text, ending);
+    } else if (received < 0) {
+        slot_lose(slot); /* why is known when the process has been waited for */
+    }
+}
+
+void slot_read_errors(struct slot *slot)
+{
+    if (slot->link.errors < 0 || link_read_errors(&slot->link, slot->name) >= 0)
+        return;
+    close(slot->link.errors);
+    slot->link.errors = -1;
+}
+
+/* death_words says how the process ended. */
+static void death_words(const struct slot *slot, int status, char *text, size_t size)
+{
+    int used;
+    if (WIFSIGNALED(status))
+        used = snprintf(text, size, "the executor was killed by signal %d (%s)", WTERMSIG(status),
+                        strsignal(WTERMSIG(status)));
+    else
+        used = snprintf(text, size, "the executor exited with status %d", WEXITSTATUS(status));
+    if (slot->link.last_error[0] && used > 0 && (size_t)used < size)
+        snprintf(text + used, size - (size_t)used, ": %s", slot->link.last_error);
+}
+
+/* slot_death tells why: to the job that was running, or to the log. */
+static void slot_death(struct slot *slot, const char *text, struct ending *ending)
+{
+    if (slot->run.job && !slot->run.preparing) {
+        enum job_state state = slot->run.cancelled ? JOB_CANCELLED : JOB_FAILED;
+        slot_end(slot, state, state == JOB_CANCELLED ? slot->run.cancel_error : text, ending);
+        ending->outcome.crashed = state == JOB_FAILED;
+    }
+    if (!slot->failure[0] && !slot->pool->quitting) {
+        log_warning("executor %s: %s", slot->name, text);
+        slot_note_failure(slot, text);
+    }
+}
+
+static bool slot_reap(struct slot *slot, uint64_t now_us, struct ending *ending)
+{
+    char text[COMMAND_MAX_ERROR];
+    int status;
+    pid_t reaped = waitpid(slot->pid, &status, WNOHANG);
+    if (reaped == 0) {
+        if (now_us - slot->lost_us >= KNOW_WHY_US)
+            slot_death(slot, "the executor closed its connection", ending);
+        slot->waits++;
+        slot->due_us = now_us + (UINT64_C(1000) << (slot->waits < 7 ? slot->waits : 7));
+        return false;
+    }
+    if (reaped > 0)
+        death_words(slot, status, text, sizeof(text));
+    else
+        snprintf(text, sizeof(text), "the executor is gone");
+    slot_death(slot, text, ending);
+    state_delete_executor(slot->pool->server->state, slot->pid);
+    kill(-slot->pid, SIGKILL); /* children that it left behind in its group */
+    slot->pid = 0;
+    slot->state = SLOT_DOWN;
+    slot->pool->counters.executor_restarts += !slot->pool->quitting;
+    slot->due_us = slot->pool->quitting ? UINT64_MAX : now_us + restart_delay_us(slot->failures);
+    return true;
+}
+
+/* slot_check_job enforces the time limit, and kills what does not let itself be cancelled. */
+static void slot_check_job(struct slot *slot, uint64_t now_us, struct ending *ending)
+{
+    char text[COMMAND_MAX_ERROR];
+    struct run *run = &slot->run;
+    if (run->preparing)
+        return;
+    if (run->cancelled && now_us >= run->kill_us) {
+        slot_fail(slot, JOB_CANCELLED, run->cancel_error, ending);
+    } else if (now_us >= run->limit_us) {
+        snprintf(text, sizeof(text), "the time limit of %g s has passed",
+                 (double)run->limit_ms / 1000);
+        slot_fail(slot, JOB_TIMEOUT, text, ending);
+    }
+}
+
+bool slot_tick(struct slot *slot, uint64_t now_us, struct ending *ending)
+{
+    switch (slot->state) {
+    case SLOT_BUSY:
+        slot_check_job(slot, now_us, ending);
+        break;
+    case SLOT_STARTING:
+        if (now_us >= slot->due_us)
+            slot_fail(slot, JOB_FAILED, "the executor did not say hello in time", ending);
+        break;
+    case SLOT_IDLE:
+    case SLOT_DOWN:
+    case SLOT_DYING:
+        break;
+    }
+    if (slot->state == SLOT_DYING && now_us >= slot->due_us)
+        slot_reap(slot, now_us, ending);
+    return slot->state == SLOT_DOWN && now_us >= slot->due_us && !slot->pool->quitting;
+}
+
+uint64_t slot_due_us(const struct slot *slot)
+{
+    if (slot->state == SLOT_IDLE || slot->run.preparing)
+        return UINT64_MAX;
+    if (slot->state != SLOT_BUSY)
+        return slot->due_us;
+    return slot->run.kill_us < slot->run.limit_us ? slot->run.kill_us : slot->run.limit_us;
+}
+
+int slot_send(struct slot *slot, const struct text *frame)
+{
+    int descriptors[FRAME_MAX_DESCRIPTORS];
+    size_t count = run_descriptors(&slot->run, descriptors);
+    return link_send(&slot->link, frame, descriptors, count);
+}
+
+void slot_ask_cancel(struct slot *slot, const char *error)
+{
+    struct text frame = {0};
+    if (slot->run.cancelled)
+        return;
+    slot->run.cancelled = true;
+    slot->run.cancel_error = error;
+    slot->run.kill_us = clock_now_us() + CANCEL_GRACE_US;
+    if (slot->run.preparing)
+        return; /* its starter looks */
+    struct frame_builder builder = frame_begin(&frame, FRAME_CANCEL, slot->run.attempt);
+    frame_end(&builder, NULL, 0);
+    if (link_send(&slot->link, &frame, NULL, 0) < 0)
+        slot->run.kill_us = 0;
+    text_finish(&frame);
+}
+
+void slot_quit(struct slot *slot, const char *error, struct ending *ending)
+{
+    if (slot->run.job && !slot->run.preparing)
+        slot_end(slot, JOB_CANCELLED, error, ending);
+    if (slot->state == SLOT_DOWN)
+        slot->due_us = UINT64_MAX;
+    else if (slot->state != SLOT_DYING)
+        slot_lose(slot);
+}

@@ -1,0 +1,311 @@
+#include "vm.h"
+#include "vm_internal.h"
+
+#include "clock.h"
+#include "common/log.h"
+#include "events.h"
+#include "parked.h"
+#include "pool.h"
+#include "server.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* How many job numbers are reserved at first, and at most, in one go. */
+#define FIRST_BLOCK 256
+#define MOST_BLOCK  65536
+
+static void identity_restore(struct vm *vm, const char *saved)
+{
+    struct claim claim;
+    char error[COMMAND_MAX_ERROR];
+    vm->identity = identity_default(vm->server->config, &vm->config);
+    if (!saved)
+        return;
+    if (identity_parse(saved, &claim, error, sizeof(error)) == 0 &&
+        identity_judge(vm->server->config, &vm->config, &claim, &vm->identity, error,
+                       sizeof(error)) == 0) {
+        vm->identity_set = true;
+        return;
+    }
+    log_warning("vm%u: its identity of earlier is not allowed any more: %s", vm->id, error);
+}
+
+static void numbers_ask(struct vm *vm, uint64_t count)
+{
+    uint64_t more = count > vm->number_block ? count : vm->number_block;
+    vm->asked_job += more;
+    vm->number_block = vm->number_block < MOST_BLOCK ? vm->number_block * 2 : MOST_BLOCK;
+    vm->reservation = state_put_job_numbers(vm->server->state, vm->id, vm->asked_job);
+}
+
+struct vm *vm_create(struct server *server, const struct config_vm *config,
+                     const struct state_vm *saved)
+{
+    struct vm *vm = calloc(1, sizeof(*vm));
+    if (!vm)
+        return NULL;
+    vm->tenants = calloc(server->pool_count, sizeof(struct pool_tenant *));
+    pthread_mutex_init(&vm->lock, NULL);
+    vm->server = server;
+    vm->id = config->id;
+    vm->uid = config->uid;
+    vm->config = *config;
+    vm->config.address = NULL;
+    vm->changed = vm->jobs_changed = clock_change();
+    vm->number_block = FIRST_BLOCK;
+    vm->next_job = vm->reserved_job = vm->asked_job = saved->next_job;
+    numbers_ask(vm, 0);
+    identity_restore(vm, saved->identity);
+    data_init(&vm->data, server->state, vm->id, saved->next_file, config->data_quota_bytes);
+    for (size_t i = 0; vm->tenants && i < server->pool_count; i++) {
+        vm->tenants[i] = pool_tenant_create(&server->pools[i], vm);
+        if (!vm->tenants[i]) {
+            vm_destroy(vm);
+            return NULL;
+        }
+        pool_tenant_limit(vm->tenants[i], config->max_running, config->device_share_percent);
+    }
+    if (vm->tenants)
+        return vm;
+    vm_destroy(vm);
+    return NULL;
+}
+
+void vm_destroy(struct vm *vm)
+{
+    if (!vm)
+        return;
+    vm_newest_set(vm, NULL);
+    job_unref(vm->legacy.job);
+    for (struct table_entry *entry; (entry = table_next(&vm->jobs_by_number, NULL));)
+        vm_job_leave(vm, container_of(entry, struct job, by_number));
+    table_finish(&vm->jobs_by_number);
+    table_finish(&vm->jobs_by_tag);
+    table_finish(&vm->parked);
+    blob_unref(vm->identity_written);
+    blob_unref(vm->request_written);
+    for (size_t i = 0; vm->tenants && i < vm->server->pool_count; i++)
+        pool_tenant_destroy(vm->tenants[i]);
+    free(vm->tenants);
+    data_finish(&vm->data);
+    pthread_mutex_destroy(&vm->lock);
+    free(vm);
+}
+
+void vm_reload(struct vm *vm, const struct config_vm *config)
+{
+    char error[COMMAND_MAX_ERROR];
+    pthread_mutex_lock(&vm->lock);
+    vm->config = *config;
+    vm->config.address = NULL;
+    struct claim claim = {.priority = vm->identity.priority, .vm_id = vm->id};
+    strcpy(claim.pool, vm->server->pools[vm->identity.pool].name);
+    if (!vm->identity_set || identity_judge(vm->server->config, &vm->config, &claim, &vm->identity,
+                                            error, sizeof(error)) != 0) {
+        vm->identity = identity_default(vm->server->config, &vm->config);
+        vm->identity_set = false;
+    }
+    for (size_t i = 0; i < vm->server->pool_count; i++)
+        pool_tenant_limit(vm->tenants[i], config->max_running, config->device_share_percent);
+    vm_touch(vm);
+    pthread_mutex_unlock(&vm->lock);
+    data_set_quota(&vm->data, config->data_quota_bytes);
+    atomic_store(&vm->gone, false);
+}
+
+int vm_lock_numbers(struct vm *vm, uint64_t count)
+{
+    struct state *state = vm->server->state;
+    pthread_mutex_lock(&vm->lock);
+    while (vm->reserved_job - vm->next_job < count) {
+        if (vm->asked_job - vm->next_job < count)
+            numbers_ask(vm, count);
+        uint64_t asked = vm->asked_job;
+        state_ticket ticket = vm->reservation;
+        pthread_mutex_unlock(&vm->lock);
+        int error = state_wait(state, ticket);
+        if (error)
+            return ENOSPC;
+        pthread_mutex_lock(&vm->lock);
+        if (vm->reserved_job < asked)
+            vm->reserved_job = asked;
+    }
+    /* Ask ahead, so that hardly anybody ever waits above. */
+    if (vm->asked_job - vm->next_job - count < vm->number_block / 4)
+        numbers_ask(vm, 0);
+    return 0;
+}
+
+int vm_numbers_ready(struct vm *vm)
+{
+    int error = vm_lock_numbers(vm, 1);
+    if (!error)
+        pthread_mutex_unlock(&vm->lock);
+    return error;
+}
+
+void vm_save_numbers(struct vm *vm)
+{
+    pthread_mutex_lock(&vm->lock);
+    state_put_job_numbers(vm->server->state, vm->id, vm->next_job);
+    pthread_mutex_unlock(&vm->lock);
+}
+
+void vm_touch(struct vm *vm)
+{
+    vm->changed = clock_change();
+}
+
+void vm_newest_set(struct vm *vm, struct job *job)
+{
+    if (job)
+        job_ref(job);
+    job_unref(vm->newest.job);
+    blob_unref(vm->newest.rejection);
+    vm->newest = (struct newest){.job = job};
+}
+
+/* blank_header makes the bytes of a result that belongs to no job. */
+static void blank_header(const struct vm *vm, const char *status, const char *error,
+                         struct text *text)
+{
+    text_printf(text,
+                "status=%s job=- tag=- command=- pool=%s priority=%u backend=- device=- wait_us=- "
+                "run_us=- bytes=0",
+                status, vm->server->pools[vm->identity.pool].name, vm->identity.priority);
+    if (error) {
+        text_puts(text, " error=\"");
+        text_escape(text, error, strlen(error), COMMAND_MAX_ERROR);
+        text_puts(text, "\"");
+    }
+    text_puts(text, "\n");
+}
+
+struct blob *vm_result_now(struct vm *vm, struct job *job, struct job **pending)
+{
+    struct text text = {0};
+    *pending = NULL;
+    if (!job && vm->newest.rejection)
+        return blob_ref(vm->newest.rejection);
+    if (!job)
+        job = vm->newest.job;
+    if (!job || job_state(job) == JOB_NEW) {
+        blank_header(vm, "idle", NULL, &text);
+        return blob_from_text(&text);
+    }
+    if (job_has_ended(job))
+        return blob_ref(job->result);
+    *pending = job_ref(job);
+    return NULL;
+}
+
+int vm_reject(struct vm *vm, enum submit_via via, int number, const struct line *line,
+              const char *text)
+{
+    struct text content = {0};
+    struct last_error *last = &vm->last_error;
+    size_t size = line->size < sizeof(last->line) ? line->size : sizeof(last->line) - 1;
+    pthread_mutex_lock(&vm->lock);
+    last->time = time(NULL);
+    last->number = number;
+    /* A NUL would end the string early and hide what follows it: it shows as another byte. */
+    for (size_t i = 0; i < size; i++)
+        last->line[i] = line->bytes[i] ? line->bytes[i] : '\x01';
+    last->line[size] = '\0';
+    snprintf(last->text, sizeof(last->text), "%s", text);
+    blank_header(vm, "rejected", text, &content);
+    vm_newest_set(vm, NULL);
+    vm->newest.rejection = blob_from_text(&content);
+    vm->newest.rejected_us = clock_now_us();
+    vm->counters.rejected++;
+    if (via == VIA_REQUEST)
+        snprintf(vm->legacy.error, sizeof(vm->legacy.error), "%s", text);
+    vm_touch(vm);
+    struct last_error copy = *last;
+    pthread_mutex_unlock(&vm->lock);
+    events_rejected(vm->server, vm->id, copy.line, copy.text);
+    return number;
+}
+
+/* identity_take judges the claim and stores it. 0, EINVAL or EACCES and `error` in words. */
+static int identity_take(struct vm *vm, const struct line *line, char *error)
+{
+    struct claim claim;
+    struct identity identity;
+    struct text written = {0};
+    int failure = EINVAL;
+    if (memchr(line->bytes, '\0', line->size))
+        snprintf(error, COMMAND_MAX_ERROR, "a NUL byte is no part of an identity");
+    else
+        failure = identity_parse(line->bytes, &claim, error, COMMAND_MAX_ERROR);
+    if (failure)
+        return failure;
+    pthread_mutex_lock(&vm->lock);
+    failure = identity_judge(vm->server->config, &vm->config, &claim, &identity, error,
+                             COMMAND_MAX_ERROR);
+    if (failure) {
+        vm->counters.identity_rejected++;
+    } else {
+        text_append(&written, line->bytes, line->size);
+        text_append(&written, "\n", line->newline);
+        blob_unref(vm->identity_written);
+        vm->identity_written = blob_from_text(&written);
+        vm->identity = identity;
+        vm->identity_set = true;
+        state_put_identity(vm->server->state, vm->id, line->bytes);
+        vm_touch(vm);
+    }
+    pthread_mutex_unlock(&vm->lock);
+    return failure;
+}
+
+int vm_set_identity(struct vm *vm, const struct line *batch, size_t count)
+{
+    char error[COMMAND_MAX_ERROR] = "";
+    for (size_t i = 0; i < count; i++) {
+        int failure = identity_take(vm, &batch[i], error);
+        if (failure)
+            return vm_reject(vm, VIA_SUBMIT, failure, &batch[i], error);
+    }
+    return 0;
+}
+
+void vm_hold(struct vm *vm, bool held)
+{
+    pthread_mutex_lock(&vm->lock);
+    atomic_store(&vm->held, held);
+    if (!held)
+        vm->crashes_in_row = 0;
+    for (size_t i = 0; i < vm->server->pool_count; i++)
+        pool_tenant_hold(vm->tenants[i], held);
+    vm_touch(vm);
+    pthread_mutex_unlock(&vm->lock);
+    for (size_t i = 0; i < vm->server->pool_count && !held; i++)
+        pool_dispatch(&vm->server->pools[i]);
+}
+
+void vm_purge(struct vm *vm)
+{
+    vm_cancel(vm, "all");
+    pthread_mutex_lock(&vm->lock);
+    vm_newest_set(vm, NULL);
+    for (struct table_entry *entry; (entry = table_next(&vm->jobs_by_number, NULL));)
+        vm_job_leave(vm, container_of(entry, struct job, by_number));
+    vm->jobs_changed = clock_change();
+    job_unref(vm->legacy.job);
+    vm->legacy = (struct legacy){0};
+    blob_unref(vm->identity_written);
+    blob_unref(vm->request_written);
+    vm->identity_written = vm->request_written = NULL;
+    vm->identity = identity_default(vm->server->config, &vm->config);
+    vm->identity_set = false;
+    vm->last_error = (struct last_error){0};
+    state_put_identity(vm->server->state, vm->id, NULL);
+    vm_touch(vm);
+    pthread_mutex_unlock(&vm->lock);
+    data_purge(&vm->data);
+}

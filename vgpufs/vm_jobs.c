@@ -1,0 +1,385 @@
+/* A VM's jobs: their directories, their end, and how long they are kept. */
+#include "vm.h"
+#include "vm_internal.h"
+
+#include "clock.h"
+#include "common/log.h"
+#include "events.h"
+#include "parked.h"
+#include "pool.h"
+#include "server.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct job *vm_tag_lookup(struct vm *vm, const char *tag)
+{
+    struct table_entry *entry = table_find(&vm->jobs_by_tag, table_hash_string(tag));
+    for (; entry; entry = table_find_next(entry)) {
+        struct job *job = container_of(entry, struct job, by_tag);
+        if (strcmp(job->tag, tag) == 0)
+            return job;
+    }
+    return NULL;
+}
+
+static struct job *number_lookup(struct vm *vm, uint64_t number)
+{
+    struct table_entry *entry = table_find(&vm->jobs_by_number, table_hash_number(number));
+    for (; entry; entry = table_find_next(entry)) {
+        struct job *job = container_of(entry, struct job, by_number);
+        if (job->number == number)
+            return job;
+    }
+    return NULL;
+}
+
+struct job *vm_find_tag(struct vm *vm, const char *tag)
+{
+    pthread_mutex_lock(&vm->lock);
+    struct job *job = vm_tag_lookup(vm, tag);
+    if (job)
+        job_ref(job);
+    pthread_mutex_unlock(&vm->lock);
+    return job;
+}
+
+struct job *vm_find_number(struct vm *vm, uint64_t number)
+{
+    pthread_mutex_lock(&vm->lock);
+    struct job *job = number_lookup(vm, number);
+    if (job)
+        job_ref(job);
+    pthread_mutex_unlock(&vm->lock);
+    return job;
+}
+
+int vm_job_enter(struct vm *vm, struct job *job)
+{
+    if (table_insert(&vm->jobs_by_number, &job->by_number, table_hash_number(job->number)) < 0)
+        return ENOSPC;
+    if (table_insert(&vm->jobs_by_tag, &job->by_tag, table_hash_string(job->tag)) < 0) {
+        table_remove(&vm->jobs_by_number, &job->by_number);
+        return ENOSPC;
+    }
+    return 0;
+}
+
+void vm_job_leave(struct vm *vm, struct job *job)
+{
+    if (job->listed)
+        vm_ended_leave(vm, job);
+    table_remove(&vm->jobs_by_number, &job->by_number);
+    table_remove(&vm->jobs_by_tag, &job->by_tag);
+    job->forgotten = true;
+    job_unref(job);
+}
+
+static struct ended_list *ended_list(struct vm *vm, const struct job *job)
+{
+    return job->read ? &vm->ended_read : &vm->ended;
+}
+
+void vm_ended_enter(struct vm *vm, struct job *job)
+{
+    struct ended_list *list = ended_list(vm, job);
+    job->previous = list->last;
+    job->next = NULL;
+    *(list->last ? &list->last->next : &list->first) = job;
+    list->last = job;
+    list->count++;
+    job->listed = true;
+}
+
+void vm_ended_leave(struct vm *vm, struct job *job)
+{
+    struct ended_list *list = ended_list(vm, job);
+    *(job->next ? &job->next->previous : &list->last) = job->previous;
+    *(job->previous ? &job->previous->next : &list->first) = job->next;
+    list->count--;
+    job->listed = false;
+}
+
+/* forget_one forgets an ended job, one that was read if there is any. False if none has ended. */
+static bool forget_one(struct vm *vm)
+{
+    struct job *job = vm->ended_read.first ? vm->ended_read.first : vm->ended.first;
+    if (!job)
+        return false;
+    vm_job_leave(vm, job);
+    vm->jobs_changed = clock_change();
+    return true;
+}
+
+bool vm_make_room(struct vm *vm, uint64_t count)
+{
+    if (count > vm->config.max_jobs)
+        return false;
+    while (vm->jobs_by_number.count > vm->config.max_jobs - count)
+        if (!forget_one(vm))
+            return false;
+    return true;
+}
+
+static void expire_list(struct vm *vm, struct ended_list *list, uint64_t now)
+{
+    while (list->first && now - list->first->ended_us > vm->config.retain_for_ms * 1000) {
+        vm_job_leave(vm, list->first);
+        vm->jobs_changed = clock_change();
+    }
+}
+
+void vm_retain(struct vm *vm)
+{
+    uint64_t now = clock_now_us();
+    while (vm->ended.count + vm->ended_read.count > vm->config.retain_jobs)
+        forget_one(vm);
+    expire_list(vm, &vm->ended, now);
+    expire_list(vm, &vm->ended_read, now);
+}
+
+void vm_expire(struct vm *vm)
+{
+    pthread_mutex_lock(&vm->lock);
+    vm_retain(vm);
+    pthread_mutex_unlock(&vm->lock);
+}
+
+void vm_job_read(struct vm *vm, uint64_t number)
+{
+    pthread_mutex_lock(&vm->lock);
+    struct job *job = number_lookup(vm, number);
+    if (job && job->listed && !job->read) {
+        vm_ended_leave(vm, job);
+        job->read = true;
+        vm_ended_enter(vm, job);
+    }
+    pthread_mutex_unlock(&vm->lock);
+}
+
+int vm_mkdir(struct vm *vm, const char *tag, struct job **made)
+{
+    if (!command_tag_is_valid(tag))
+        return EINVAL;
+    struct job *job = job_create(vm, tag);
+    int error = job ? vm_lock_numbers(vm, 1) : ENOSPC;
+    if (error) {
+        job_unref(job);
+        return error;
+    }
+    if (atomic_load(&vm->gone) || atomic_load(&vm->server->draining))
+        error = EROFS;
+    else if (vm_tag_lookup(vm, tag))
+        error = EEXIST;
+    else if (!vm_make_room(vm, 1))
+        error = EDQUOT;
+    if (!error) {
+        job_set_number(job, vm->next_job);
+        error = vm_job_enter(vm, job);
+    }
+    if (!error) {
+        vm->next_job++;
+        vm->jobs_changed = clock_change();
+        *made = job_ref(job);
+    }
+    pthread_mutex_unlock(&vm->lock);
+    if (error)
+        job_unref(job);
+    return error;
+}
+
+int vm_rmdir(struct vm *vm, const char *tag)
+{
+    pthread_mutex_lock(&vm->lock);
+    struct job *job = vm_tag_lookup(vm, tag);
+    if (!job) {
+        pthread_mutex_unlock(&vm->lock);
+        return ENOENT;
+    }
+    job_ref(job);
+    if (vm->newest.job == job)
+        vm_newest_set(vm, NULL);
+    vm_job_leave(vm, job);
+    vm->jobs_changed = clock_change();
+    vm_touch(vm);
+    bool pending = job->pool && !job_has_ended(job);
+    pthread_mutex_unlock(&vm->lock);
+    if (pending)
+        pool_cancel(job->pool, job, "its directory was removed");
+    job_unref(job);
+    return 0;
+}
+
+/* A list of jobs that is worked on after the lock is given up. */
+struct job_array {
+    struct job **jobs;
+    size_t count;
+};
+
+/* pending_jobs collects references to all jobs that are queued or running. */
+static struct job_array pending_jobs(struct vm *vm)
+{
+    struct job_array array = {.jobs = calloc(vm->jobs_by_number.count + 1, sizeof(struct job *))};
+    struct table_entry *entry = NULL;
+    while (array.jobs && (entry = table_next(&vm->jobs_by_number, entry))) {
+        struct job *job = container_of(entry, struct job, by_number);
+        if (job->pool && !job_has_ended(job))
+            array.jobs[array.count++] = job_ref(job);
+    }
+    return array;
+}
+
+/* Newest first, so that the queue has nothing of this VM to start while it is emptied. */
+static int newer_first(const void *a, const void *b)
+{
+    const struct job *x = *(struct job *const *)a, *y = *(struct job *const *)b;
+    return x->number < y->number ? 1 : x->number > y->number ? -1 : 0;
+}
+
+static int cancel_all(struct vm *vm)
+{
+    pthread_mutex_lock(&vm->lock);
+    struct job_array array = pending_jobs(vm);
+    pthread_mutex_unlock(&vm->lock);
+    if (!array.jobs)
+        return ENOSPC;
+    qsort(array.jobs, array.count, sizeof(*array.jobs), newer_first);
+    for (size_t i = 0; i < array.count; i++) {
+        pool_cancel(array.jobs[i]->pool, array.jobs[i], NULL);
+        job_unref(array.jobs[i]);
+    }
+    free(array.jobs);
+    return 0;
+}
+
+/* find_submitted returns a reference to the job and its pool (NULL while JOB_NEW), or NULL. */
+static struct job *find_submitted(struct vm *vm, const char *tag, struct pool **pool)
+{
+    pthread_mutex_lock(&vm->lock);
+    struct job *job = vm_tag_lookup(vm, tag);
+    if (job)
+        job_ref(job);
+    *pool = job ? job->pool : NULL;
+    pthread_mutex_unlock(&vm->lock);
+    return job;
+}
+
+int vm_cancel(struct vm *vm, const char *tag)
+{
+    struct pool *pool;
+    if (strcmp(tag, "all") == 0)
+        return cancel_all(vm);
+    struct job *job = find_submitted(vm, tag, &pool);
+    if (!job)
+        return EINVAL;
+    if (pool)
+        pool_cancel(pool, job, NULL);
+    job_unref(job);
+    return 0;
+}
+
+int vm_set_priority(struct vm *vm, const char *tag, unsigned priority)
+{
+    struct pool *pool;
+    struct job *job = find_submitted(vm, tag, &pool);
+    bool moved = pool && pool_set_priority(pool, job, priority);
+    job_unref(job);
+    return moved ? 0 : EINVAL;
+}
+
+/* ctl_line does what one line of the guest's ctl asks for; `error` in words. */
+static int ctl_line(struct vm *vm, const struct line *line, char *error)
+{
+    static const char verb[] = "cancel";
+    char tag[COMMAND_MAX_TAG + 1];
+    struct line word = command_trim(line->bytes, line->size);
+    size_t verb_size = sizeof(verb) - 1;
+    snprintf(error, COMMAND_MAX_ERROR, "ctl takes cancel TAG or cancel all");
+    if (word.size <= verb_size || memcmp(word.bytes, verb, verb_size) != 0)
+        return EINVAL;
+    struct line name = command_trim(word.bytes + verb_size, word.size - verb_size);
+    if (name.bytes == word.bytes + verb_size || name.size >= sizeof(tag))
+        return EINVAL;
+    memcpy(tag, name.bytes, name.size);
+    tag[name.size] = '\0';
+    int failure = vm_cancel(vm, tag);
+    if (failure)
+        snprintf(error, COMMAND_MAX_ERROR, "vm%u has no job %s", vm->id, tag);
+    return failure;
+}
+
+int vm_ctl(struct vm *vm, const struct line *batch, size_t count)
+{
+    char error[COMMAND_MAX_ERROR];
+    for (size_t i = 0; i < count; i++) {
+        int failure = ctl_line(vm, &batch[i], error);
+        if (failure)
+            return vm_reject(vm, VIA_SUBMIT, failure, &batch[i], error);
+    }
+    return 0;
+}
+
+/* What a result says when there is no memory to say it. Never freed: it begins with a reference. */
+static struct blob *result_without_memory(void)
+{
+    static char words[] =
+        "status=failed job=- tag=- command=- pool=- priority=- backend=- "
+        "device=- wait_us=- run_us=- bytes=0 error=\"no memory for the result\"\n";
+    static struct blob blob = {.references = 1, .size = sizeof(words) - 1, .data = words};
+    return blob_ref(&blob);
+}
+
+static void count_end(struct vm *vm, const struct job *job, const struct job_outcome *outcome)
+{
+    struct vm_counters *counters = &vm->counters;
+    uint64_t *const by_state[] = {
+        [JOB_DONE] = &counters->done,
+        [JOB_FAILED] = &counters->failed,
+        [JOB_CANCELLED] = &counters->cancelled,
+        [JOB_TIMEOUT] = &counters->timeout,
+    };
+    ++*by_state[outcome->state];
+    if (job->started_us)
+        counters->device_us += job->ended_us - job->started_us;
+    if (outcome->crashed) {
+        counters->crashes++;
+        vm->crashes_in_row++;
+    } else if (outcome->state == JOB_DONE) {
+        vm->crashes_in_row = 0;
+    }
+}
+
+void vm_job_ended(struct job *job, const struct job_outcome *outcome)
+{
+    struct vm *vm = job->vm;
+    struct text text = {0};
+    pthread_mutex_lock(&vm->lock);
+    job->ended_us = clock_now_us();
+    job_render_result(job, outcome, &text);
+    job->result = blob_from_text(&text);
+    if (!job->result)
+        job->result = result_without_memory();
+    job->changed = clock_change();
+    atomic_store_explicit(&job->state, (unsigned char)outcome->state, memory_order_release);
+    count_end(vm, job, outcome);
+    vm_touch(vm);
+    struct parked *waiters = parked_detach(vm, job);
+    watchers_notify(vm->server, job);
+    if (!job->forgotten)
+        vm_ended_enter(vm, job);
+    bool hold = vm->config.max_crashes && vm->crashes_in_row >= vm->config.max_crashes &&
+                !atomic_load(&vm->held);
+    vm_retain(vm);
+    pthread_mutex_unlock(&vm->lock);
+
+    events_responded(vm->server, job);
+    if (parked_answer(waiters, job->result))
+        vm_job_read(vm, job->number);
+    if (hold) {
+        log_warning("vm%u is held after %u crashes in a row: 'vgpuctl release vm%u' lets it go on",
+                    vm->id, vm->crashes_in_row, vm->id);
+        vm_hold(vm, true);
+    }
+}
