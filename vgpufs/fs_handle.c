@@ -137,13 +137,20 @@ void handle_close(struct handle *handle)
 
 /* Reading. */
 
-/* reply_part returns whether the reader has seen the end. */
-static bool reply_part(fuse_req_t request, const struct blob *blob, size_t size, uint64_t offset)
+/* part_of narrows *size to what the bytes hold from `offset`, and returns where that begins. */
+static size_t part_of(const struct blob *blob, uint64_t offset, size_t *size)
 {
     size_t start = offset < blob->size ? (size_t)offset : blob->size;
-    size_t length = blob->size - start < size ? blob->size - start : size;
-    fuse_reply_buf(request, blob->data + start, length);
-    return start + length == blob->size;
+    if (*size > blob->size - start)
+        *size = blob->size - start;
+    return start;
+}
+
+static void text_read(struct handle *handle, fuse_req_t request, size_t size, uint64_t offset)
+{
+    const struct blob *snapshot = handle->text.snapshot;
+    size_t start = part_of(snapshot, offset, &size);
+    fuse_reply_buf(request, snapshot->data + start, size);
 }
 
 static void bytes_read(struct handle *handle, fuse_req_t request, size_t size, uint64_t offset)
@@ -197,8 +204,11 @@ static void result_read(struct handle *handle, fuse_req_t request, size_t size, 
         own->content = blob_ref(content);
         pthread_mutex_unlock(&own->lock);
     }
-    if (reply_part(request, content, size, offset))
+    size_t start = part_of(content, offset, &size);
+    if (start + size == content->size)
         note_read(&handle->node, content);
+    /* Once it is answered, the reader may close, and the handle be gone. */
+    fuse_reply_buf(request, content->data + start, size);
     blob_unref(content);
 }
 
@@ -212,7 +222,7 @@ void handle_read(struct handle *handle, fuse_req_t request, size_t size, uint64_
         result_read(handle, request, size, offset);
         break;
     case CONTENT_TEXT:
-        reply_part(request, handle->text.snapshot, size, offset);
+        text_read(handle, request, size, offset);
         break;
     case CONTENT_DIRECTORY:
         fuse_reply_err(request, EISDIR);
