@@ -57,7 +57,8 @@ static void file_leave(struct data_file *file)
         return;
     table_remove(&data->by_number, &file->by_number);
     data->used_bytes -= file->size;
-    unlinkat(data->directory, backing_name(file->number).text, 0);
+    /* Not now: a dead daemon's successor may still find the old name in the state. */
+    state_remove_bytes(data->state, data->vm, file->number);
     free(file->name);
     free(file);
 }

@@ -149,8 +149,12 @@ static int set_owner_error(const struct node *node, const struct stat *wanted, i
 static int set_size(const struct node *node, uint64_t size)
 {
     switch (node->type->content) {
-    case CONTENT_BYTES:
-        return data_truncate(node->file, size);
+    case CONTENT_BYTES: {
+        int error = data_truncate(node->file, size);
+        if (error == EDQUOT)
+            vm_note_error(node->vm, error, "data/", "data_quota would be exceeded");
+        return error;
+    }
     case CONTENT_TEXT: /* a shell's `>`: what was written before is a command, not content */
         return node->type->accept && size == 0 ? 0 : EINVAL;
     default:
@@ -244,6 +248,11 @@ static void fs_unlink(fuse_req_t request, fuse_ino_t parent, const char *name)
 #define RENAME_NOREPLACE 1
 #endif
 
+static bool name_is_long(const char *name)
+{
+    return strlen(name) > WORKLOAD_MAX_FILE_NAME;
+}
+
 static int rename_error(const struct node *from, const char *name, const struct node *to,
                         const char *new_name, unsigned flags)
 {
@@ -253,6 +262,8 @@ static int rename_error(const struct node *from, const char *name, const struct 
         return EXDEV;
     if (flags & ~(unsigned)RENAME_NOREPLACE)
         return EINVAL;
+    if (name_is_long(new_name))
+        return ENAMETOOLONG;
     return data_rename(&from->vm->data, name, new_name, flags & RENAME_NOREPLACE);
 }
 
@@ -277,6 +288,8 @@ static int file_create(const struct node *directory, const char *name, bool excl
         .type = &node_types[NODE_FILE], .server = directory->server, .vm = directory->vm};
     if (directory->type->kind != NODE_DATA)
         return EPERM;
+    if (name_is_long(name))
+        return ENAMETOOLONG;
     return data_create(&directory->vm->data, name, exclusive, &node->file);
 }
 

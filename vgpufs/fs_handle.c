@@ -254,6 +254,13 @@ unsigned handle_poll(struct handle *handle, struct fuse_pollhandle *poll)
 
 /* Writing. */
 
+/* quota_charge is data_charge, with the error in words in the VM's status. */
+static int quota_charge(const struct node *node, uint64_t end)
+{
+    int error = data_charge(node->file, end);
+    return error ? vm_note_error(node->vm, error, "data/", "data_quota would be exceeded") : 0;
+}
+
 static void bytes_write(struct handle *handle, fuse_req_t request, struct fuse_bufvec *in,
                         uint64_t offset)
 {
@@ -263,7 +270,7 @@ static void bytes_write(struct handle *handle, fuse_req_t request, struct fuse_b
         fuse_reply_err(request, EFBIG);
         return;
     }
-    int error = data_charge(file, offset + size);
+    int error = quota_charge(&handle->node, offset + size);
     if (error) {
         fuse_reply_err(request, error);
         return;
@@ -369,7 +376,7 @@ int handle_allocate(struct handle *handle, uint64_t offset, uint64_t length)
         return EOPNOTSUPP;
     if (offset > INT64_MAX || length > INT64_MAX - offset)
         return EFBIG;
-    int error = data_charge(handle->node.file, offset + length);
+    int error = quota_charge(&handle->node, offset + length);
     if (error)
         return error;
     error = posix_fallocate(handle->descriptor, (off_t)offset, (off_t)length);

@@ -231,7 +231,8 @@ static void queued_end(struct pool *pool, struct job *job, enum job_state state,
 static struct slot *idle_slot(struct pool *pool)
 {
     for (unsigned i = 0; i < pool->slot_count; i++)
-        if (pool->slots[i].state == SLOT_IDLE)
+        /* One that still has a starter lost its executor and got a new one meanwhile. */
+        if (pool->slots[i].state == SLOT_IDLE && !pool->slots[i].run.preparing)
             return &pool->slots[i];
     return NULL;
 }

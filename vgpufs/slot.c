@@ -22,7 +22,8 @@
 #define KNOW_WHY_US     UINT64_C(100000) /* how long a job waits for its executor's exit status */
 #define FIRST_DELAY_US  UINT64_C(100000)
 #define MOST_DELAY_US   UINT64_C(30000000)
-#define REFUSED_US      MOST_DELAY_US
+/* Of one executor in a row: whoever floods must not keep the pool from its timers and slots. */
+#define MOST_READS 16
 
 const char *slot_state_name(enum slot_state state)
 {
@@ -77,10 +78,10 @@ void slot_end(struct slot *slot, enum job_state state, const char *error, struct
  */
 static void slot_lose(struct slot *slot)
 {
-    while (link_read_errors(&slot->link, slot->name) > 0)
+    kill(-slot->pid, SIGKILL);
+    for (int left = MOST_READS; left && link_read_errors(&slot->link, slot->name) > 0; left--)
         continue;
     link_close(&slot->link); /* closing takes both out of the epoll set */
-    kill(-slot->pid, SIGKILL);
     slot->state = SLOT_DYING;
     slot->waits = 0;
     slot->lost_us = slot->due_us = clock_now_us();
@@ -312,7 +313,7 @@ static const char *slot_take(struct slot *slot, const struct frame *frame, struc
 void slot_read(struct slot *slot, struct ending *ending)
 {
     const char *error = NULL;
-    int received, next = 0;
+    int received, next = 0, left = MOST_READS;
     if (slot->link.connection < 0)
         return;
     do {
@@ -324,7 +325,7 @@ void slot_read(struct slot *slot, struct ending *ending)
             if (error)
                 break;
         }
-    } while (received > 0 && !error && !ending->run.job && slot->link.connection >= 0);
+    } while (received > 0 && --left && !error && !ending->run.job && slot->link.connection >= 0);
     if (slot->link.connection < 0)
         return;
     if (error) {

@@ -8,6 +8,7 @@
 #include <inttypes.h>
 #include <pthread.h>
 #include <sqlite3.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -36,6 +37,7 @@ enum operation {
     DELETE_EXECUTOR,
     PUT_CHANGE_TIME,
     OPERATION_COUNT,
+    REMOVE_BYTES = OPERATION_COUNT, /* not of the database: done after the commit */
 };
 
 /* ?1 and ?2 are numbers, ?3 is a string or NULL. */
@@ -89,6 +91,8 @@ static int database_errno(sqlite3 *database)
 
 static int change_apply(struct state *state, const struct change *change)
 {
+    if (change->operation == REMOVE_BYTES)
+        return 0;
     sqlite3_stmt *statement = state->prepared[change->operation];
     int values = sqlite3_bind_parameter_count(statement);
     sqlite3_bind_int64(statement, 1, (sqlite3_int64)change->first);
@@ -118,6 +122,18 @@ static int group_write(struct state *state, const struct change *group)
               sqlite3_errmsg(state->database));
     sqlite3_exec(state->database, "ROLLBACK", NULL, NULL, NULL);
     return error;
+}
+
+/* bytes_remove removes the files that nothing in the database names any more. */
+static void bytes_remove(struct state *state, const struct change *group)
+{
+    for (; group; group = group->next) {
+        char path[48];
+        if (group->operation != REMOVE_BYTES)
+            continue;
+        snprintf(path, sizeof(path), "%" PRIu64 "/%" PRIu64, group->first, group->second);
+        unlinkat(state->data_dir, path, 0);
+    }
 }
 
 static void group_free(struct change *group)
@@ -155,8 +171,10 @@ static void *writer_run(void *argument)
         state->last = &state->first;
         pthread_mutex_unlock(&state->lock);
         int error = group_write(state, group);
-        if (!error)
+        if (!error) {
+            bytes_remove(state, group);
             group_free(group);
+        }
         pthread_mutex_lock(&state->lock);
         state->failure = error;
         if (!error) {
@@ -224,6 +242,12 @@ state_ticket state_put_file(struct state *state, unsigned vm, uint64_t number, c
 state_ticket state_delete_file(struct state *state, unsigned vm, uint64_t number)
 {
     struct change change = {.operation = DELETE_FILE, .first = vm, .second = number};
+    return state_ask(state, &change, NULL);
+}
+
+state_ticket state_remove_bytes(struct state *state, unsigned vm, uint64_t number)
+{
+    struct change change = {.operation = REMOVE_BYTES, .first = vm, .second = number};
     return state_ask(state, &change, NULL);
 }
 

@@ -55,6 +55,8 @@ state_ticket state_put_identity(struct state *state, unsigned vm, const char *id
 /* state_put_file also renames, and takes the name away from the file that had it. */
 state_ticket state_put_file(struct state *state, unsigned vm, uint64_t number, const char *name);
 state_ticket state_delete_file(struct state *state, unsigned vm, uint64_t number);
+/* state_remove_bytes removes data/<vm>/<number> once all that was asked for before is on disk. */
+state_ticket state_remove_bytes(struct state *state, unsigned vm, uint64_t number);
 state_ticket state_put_executor(struct state *state, pid_t pid, uint64_t start_time);
 state_ticket state_delete_executor(struct state *state, pid_t pid);
 

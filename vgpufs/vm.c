@@ -203,13 +203,11 @@ struct blob *vm_result_now(struct vm *vm, struct job *job, struct job **pending)
     return NULL;
 }
 
-int vm_reject(struct vm *vm, enum submit_via via, int number, const struct line *line,
-              const char *text)
+/* last_error_set notes an error; the VM is locked. */
+static void last_error_set(struct vm *vm, int number, const struct line *line, const char *text)
 {
-    struct text content = {0};
     struct last_error *last = &vm->last_error;
     size_t size = line->size < sizeof(last->line) ? line->size : sizeof(last->line) - 1;
-    pthread_mutex_lock(&vm->lock);
     last->time = time(NULL);
     last->number = number;
     /* A NUL would end the string early and hide what follows it: it shows as another byte. */
@@ -217,15 +215,33 @@ int vm_reject(struct vm *vm, enum submit_via via, int number, const struct line 
         last->line[i] = line->bytes[i] ? line->bytes[i] : '\x01';
     last->line[size] = '\0';
     snprintf(last->text, sizeof(last->text), "%s", text);
+    vm_touch(vm);
+}
+
+int vm_note_error(struct vm *vm, int number, const char *about, const char *text)
+{
+    struct line line = {.bytes = about, .size = strlen(about)};
+    pthread_mutex_lock(&vm->lock);
+    last_error_set(vm, number, &line, text);
+    pthread_mutex_unlock(&vm->lock);
+    return number;
+}
+
+int vm_reject(struct vm *vm, enum submit_via via, int number, const struct line *line,
+              const char *text)
+{
+    struct text content = {0};
+    pthread_mutex_lock(&vm->lock);
+    last_error_set(vm, number, line, text);
     blank_header(vm, "rejected", text, &content);
     vm_newest_set(vm, NULL);
     vm->newest.rejection = blob_from_text(&content);
     vm->newest.rejected_us = clock_now_us();
     vm->counters.rejected++;
-    if (via == VIA_REQUEST)
+    /* While a request is pending, response.txt goes on to speak of that one. */
+    if (via == VIA_REQUEST && (!vm->legacy.job || job_has_ended(vm->legacy.job)))
         snprintf(vm->legacy.error, sizeof(vm->legacy.error), "%s", text);
-    vm_touch(vm);
-    struct last_error copy = *last;
+    struct last_error copy = vm->last_error;
     pthread_mutex_unlock(&vm->lock);
     events_rejected(vm->server, vm->id, copy.line, copy.text);
     return number;

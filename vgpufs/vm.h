@@ -113,6 +113,9 @@ int vm_submit(struct vm *vm, enum submit_via via, struct job *target, const stru
 int vm_reject(struct vm *vm, enum submit_via via, int number, const struct line *line,
               const char *text);
 
+/* vm_note_error notes an error that is none of a line, about a name: only `status` shows it. */
+int vm_note_error(struct vm *vm, int number, const char *about, const char *text);
+
 /* Directories of jobs/. */
 int vm_mkdir(struct vm *vm, const char *tag, struct job **job);
 int vm_rmdir(struct vm *vm, const char *tag);

@@ -159,7 +159,24 @@ void vm_job_read(struct vm *vm, uint64_t number)
     pthread_mutex_unlock(&vm->lock);
 }
 
-int vm_mkdir(struct vm *vm, const char *tag, struct job **made)
+/* mkdir_words says in words what vm_mkdir returns. */
+static const char *mkdir_words(int error)
+{
+    switch (error) {
+    case EINVAL:
+        return "a tag is a letter and up to 63 of A-Z a-z 0-9 . _ -, not 'all'";
+    case EEXIST:
+        return "there is such a job already";
+    case EDQUOT:
+        return "max_jobs job directories are there, and none of them has ended: remove some";
+    case EROFS:
+        return "no jobs are accepted now: the host drains";
+    default:
+        return "the state cannot be written: see the host's log";
+    }
+}
+
+static int make_directory(struct vm *vm, const char *tag, struct job **made)
 {
     if (!command_tag_is_valid(tag))
         return EINVAL;
@@ -188,6 +205,12 @@ int vm_mkdir(struct vm *vm, const char *tag, struct job **made)
     if (error)
         job_unref(job);
     return error;
+}
+
+int vm_mkdir(struct vm *vm, const char *tag, struct job **made)
+{
+    int error = make_directory(vm, tag, made);
+    return error ? vm_note_error(vm, error, tag, mkdir_words(error)) : 0;
 }
 
 int vm_rmdir(struct vm *vm, const char *tag)

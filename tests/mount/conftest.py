@@ -1,4 +1,4 @@
-"""Fixtures: `vgpufs` makes mounts for one test, `mount` is one for the whole file (its CONFIG)."""
+"""Fixtures: `vgpufs` makes mounts for one test, `mount` is shared by a file (by its CONFIG)."""
 import os
 import signal
 import sys
@@ -74,14 +74,21 @@ def close_all(daemons):
 
 
 @pytest.fixture(scope="module")
-def mount(request):
-    """One mount for all tests of a file that do each other no harm."""
+def shared_mount(request):
     daemon = harness.Vgpufs(getattr(request.module, "CONFIG", None))
     try:
         daemon.start()
         yield daemon
     finally:
         daemon.close()
+
+
+@pytest.fixture
+def mount(shared_mount):
+    """One mount for all tests of a file that do each other no harm. The test that kills its daemon
+    is the one that fails."""
+    yield shared_mount
+    shared_mount.revive()
 
 
 @pytest.fixture(scope="module")

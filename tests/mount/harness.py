@@ -527,6 +527,16 @@ class Vgpufs:
         self.stop()
         return self.start()
 
+    def revive(self):
+        """Fails if the daemon has ended by itself, and starts it again for the next test."""
+        status = self.process and self.process.poll()
+        if status is None:
+            return
+        self.wait_end()
+        unmount(self.mountpoint)
+        self.start()
+        raise AssertionError(f"the daemon ended with {status}:\n{self.log()[-8000:]}")
+
     def close(self):
         """The end of every test. Raises if the daemon did not end well or a sanitizer spoke."""
         try:

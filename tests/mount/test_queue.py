@@ -265,10 +265,10 @@ def test_device_share(vgpufs):
 
 
 def test_pools_by_configuration(vgpufs):
-    daemon = vgpufs({"pool A": None, "pool B": None, "pool fast": {"backend": "cpu"},
-                     "pool slow-1": {"backend": "cpu"}})
+    daemon = vgpufs({"pool A": None, "pool B": None, "pool Fast": {"backend": "cpu"},
+                     "pool Slow-1": {"backend": "cpu"}})
     vm = daemon.vm(1)
-    assert vm.run("NOP").header["pool"] == "fast"
-    assert vm.run("slow-1:2:1:NOP").header["pool"] == "slow-1"
+    assert vm.run("NOP").header["pool"] == "Fast"
+    assert vm.run("Slow-1:2:1:NOP").header["pool"] == "Slow-1"
     pools = [name for name in daemon.stats() if name.startswith("pool ")]
-    assert pools == ["pool fast", "pool slow-1"]
+    assert pools == ["pool Fast", "pool Slow-1"]

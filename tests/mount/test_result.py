@@ -71,15 +71,6 @@ def test_failed(vm):
     assert list(result.header)[-1] == "error"
 
 
-def test_truncated(vgpufs):
-    """max_result cuts the output, and the header says so."""
-    vm = vgpufs({"pool A": {"max_result": "16"}}).vm(1)
-    result = vm.run("VECTOR_ADD n=1024 seed=1")
-    assert result.header["status"] == "done"
-    assert result.header["truncated"] == "yes"
-    assert len(result.body) == 16
-
-
 # --- waiting -------------------------------------------------------------------------------------
 
 def test_read_blocks_until_the_end(vm):
@@ -107,8 +98,8 @@ def test_open_does_not_wait(vm):
     os.close(fd)
 
 
-def test_a_job_result_blocks_before_its_command_no_longer_than_needed(vm):
-    """Before a command there is nothing to wait for: idle, at once."""
+def test_before_the_command(vm):
+    """There is nothing to wait for: idle, at once, and it says of which job."""
     os.mkdir(vm.job("x"))
     header = vm.job_result("x").header
     assert (header["status"], header["tag"], header["job"]) == ("idle", "x", "1")

@@ -68,7 +68,9 @@ def test_numbers_agree(vgpufs):
     assert stats["vgpufs"]["done"] == "8"
     assert int(a["wait_us_p50"]) <= int(a["wait_us_p99"])
     assert 0 < int(a["run_us_p50"]) <= int(a["run_us_p99"])
-    assert int(a["device_us"]) == int(vm["device_us"]) > 0
+    # Each counts for itself when it hears of the end.
+    assert abs(int(a["device_us"]) - int(vm["device_us"])) < 100_000 * FACTOR
+    assert int(vm["device_us"]) > 900_000
 
 
 def test_queued_and_oldest(vgpufs):
@@ -104,10 +106,11 @@ def test_json(vgpufs):
     # A quantile is {"wait_us": {"p50": …}} here and wait_us_p50 in the text.
     names = {"_".join(path.split("/")[-count:]) for path in leaves for count in (1, 2)}
     assert set(POOL_KEYS) <= names and set(VM_KEYS) <= names
-    # The same numbers as in the text, each as a number.
+    # The same numbers as in the text, each as a number (a process has its name, not a number).
     done = [value for path, value in leaves.items() if path.endswith("/done")]
     assert sorted(done) == sorted([8, 6, 2, 6, 2])
-    assert all(not isinstance(value, str) or not value.isdigit() for value in leaves.values())
+    assert [path for path, value in leaves.items() if isinstance(value, str) and value.isdigit()
+            and not path.endswith("/pid")] == []
 
 
 SAMPLE = re.compile(r'([a-zA-Z_:][a-zA-Z0-9_:]*)'

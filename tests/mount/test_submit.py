@@ -239,7 +239,7 @@ def test_a_tag_makes_it_idempotent(mount, vm):
 def test_a_tag_for_another_line(vm):
     vm.run("NOP tag=mine")
     assert errno_of(vm.submit, "SLEEP ms=1 tag=mine") == "EEXIST"
-    assert "mine" in vm.status()["last_error"]["text"]
+    assert "tag" in vm.status()["last_error"]["text"]
     assert vm.result().header["status"] == "rejected"
     assert vm.job_result("mine").header["command"] == "NOP"
 
@@ -410,7 +410,8 @@ def test_eacces(mount):
 
 def test_eexist(vm):
     vm.run("NOP tag=x")
-    assert_rejected(vm, lambda: vm.submit("SLEEP ms=1 tag=x"), "EEXIST", "SLEEP ms=1 tag=x", ["x"])
+    assert_rejected(vm, lambda: vm.submit("SLEEP ms=1 tag=x"), "EEXIST", "SLEEP ms=1 tag=x",
+                    ["tag"])
 
 
 def test_eexist_of_a_second_command(vm):
@@ -547,7 +548,7 @@ def test_nothing_forges_a_log_line(vgpufs):
         assert errno_of(write_file, vm.dir / "request.txt", line + b"\n") is not None
         assert errno_of(write_file, daemon.path("ctl"), line + b"\n") == "EINVAL"
     assert errno_of(os.mkdir, bytes(vm.dir) + b"/jobs/a\n[ENQUEUE] FORGED") == "EINVAL"
-    vm.write_data(b"in\n[ENQUEUE] FORGED\x1b", b"")
+    vm.write_data("in\n[ENQUEUE] FORGED\x1b", b"")
     vm.run("NOP")
     daemon.stop()
     log = daemon.log_file.read_bytes()
