@@ -115,6 +115,11 @@ int identity_parse(const char *line, struct claim *claim, char *error, size_t si
     return failed;
 }
 
+bool identity_is_fixed(const struct config_vm *vm)
+{
+    return vm->fixed_pool >= 0 && vm->fixed_priority >= 0;
+}
+
 int identity_judge(const struct config *config, const struct config_vm *vm,
                    const struct claim *claim, struct identity *identity, char *error, size_t size)
 {
@@ -137,7 +142,10 @@ int identity_judge(const struct config *config, const struct config_vm *vm,
                  vm->max_priority);
     else {
         *identity = (struct identity){
-            .pool = (unsigned)pool, .priority = claim->priority, .source = IDENTITY_CLAIM};
+            .pool = (unsigned)pool,
+            .priority = claim->priority,
+            .source = identity_is_fixed(vm) ? IDENTITY_CONFIG : IDENTITY_CLAIM,
+        };
         return 0;
     }
     return EACCES;
@@ -146,8 +154,7 @@ int identity_judge(const struct config *config, const struct config_vm *vm,
 struct identity identity_default(const struct config *config, const struct config_vm *vm)
 {
     struct identity identity = {.priority = vm->max_priority < 1 ? vm->max_priority : 1};
-    bool fixed = vm->fixed_pool >= 0 && vm->fixed_priority >= 0;
-    identity.source = fixed ? IDENTITY_CONFIG : IDENTITY_DEFAULT;
+    identity.source = identity_is_fixed(vm) ? IDENTITY_CONFIG : IDENTITY_DEFAULT;
     if (vm->fixed_priority >= 0)
         identity.priority = (unsigned)vm->fixed_priority;
     if (vm->fixed_pool >= 0) {

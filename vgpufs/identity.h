@@ -39,6 +39,9 @@ int claim_parse(const char *text, struct claim *claim, const char **rest, char *
 int identity_judge(const struct config *config, const struct config_vm *vm,
                    const struct claim *claim, struct identity *identity, char *error, size_t size);
 
+/* identity_is_fixed: does the configuration leave nothing to claim? */
+bool identity_is_fixed(const struct config_vm *vm);
+
 /* identity_default is what holds until the VM has claimed one: fixed values, else pool A (or the
  * first that is allowed) and priority 1. */
 struct identity identity_default(const struct config *config, const struct config_vm *vm);

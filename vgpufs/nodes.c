@@ -319,7 +319,7 @@ mode_t node_mode(const struct node *node)
 {
     const struct node_type *type = node->type;
     bool directory = type->content == CONTENT_DIRECTORY;
-    mode_t bits = type->public && !directory ? node->server->stats_mode : type->mode;
+    mode_t bits = type->public && !directory ? atomic_load(&node->server->stats_mode) : type->mode;
     return (directory ? S_IFDIR : S_IFREG) | bits;
 }
 

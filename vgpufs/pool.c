@@ -374,7 +374,6 @@ void pool_enqueue(struct pool *pool, struct pool_tenant *tenant, struct job *job
     job->queue.deadline_us = job->deadline_ms ? now + job->deadline_ms * UINT64_C(1000) : 0;
     job->queue.priority = (uint8_t)priority;
     atomic_store_explicit(&job->state, JOB_QUEUED, memory_order_release);
-    events_enqueued(pool->server, job);
     pthread_mutex_lock(&pool->lock);
     pool->admitted--;
     queue_push(&pool->queue, &tenant->queue, &job->queue, priority, now);
@@ -671,6 +670,7 @@ void pool_stop(struct pool *pool, const char *error)
     (void)size; /* an eventfd takes it */
     pthread_join(pool->thread, NULL);
     pool->has_thread = false;
+    pool_stop_dispatch(pool, error); /* a job that was put back meanwhile */
 }
 
 void pool_finish(struct pool *pool)

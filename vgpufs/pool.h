@@ -35,7 +35,6 @@ struct pool_tenant {
     uint64_t max_running; /* 0: as many as there are slots */
     unsigned share_percent;
     bool held;
-    uint64_t device_us;    /* in all */
     uint64_t *share_us;    /* POOL_SHARE_SECONDS buckets; NULL while share_percent is 100 */
     uint64_t share_second; /* of the newest bucket */
 };

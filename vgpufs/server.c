@@ -132,10 +132,10 @@ static int pools_create(struct server *server, struct text *error)
 {
     const struct config *config = server->config;
     server->pools = calloc(config->pool_count, sizeof(*server->pools));
-    for (size_t i = 0; server->pools && i < config->pool_count; i++, server->pool_count++)
-        if (pool_init(&server->pools[i], server, (unsigned)i) < 0)
-            break;
-    if (server->pool_count == config->pool_count)
+    bool failed = !server->pools;
+    for (size_t i = 0; !failed && i < config->pool_count; i++, server->pool_count++)
+        failed = pool_init(&server->pools[i], server, (unsigned)i) < 0;
+    if (!failed)
         return 0;
     text_puts(error, "cannot set up the pools: see the message above");
     return -1;
@@ -147,7 +147,6 @@ int server_start(struct server *server, const struct config *config, const char 
     *server = (struct server){
         .config = config,
         .catalogue = {.workloads = workload_catalogue, .count = workload_catalogue_size},
-        .stats_mode = config->stats_mode,
         .stop_timeout_ms = config->stop_timeout_ms,
         .started_us = clock_now_us(),
         .root_uid = geteuid(),
@@ -155,6 +154,7 @@ int server_start(struct server *server, const struct config *config, const char 
         .vm_by_id = calloc(CONFIG_MAX_VM_ID + 1, sizeof(*server->vm_by_id)),
     };
     atomic_store(&server->log_jobs, config->log_jobs);
+    atomic_store(&server->stats_mode, config->stats_mode);
     if (!server->vm_by_id) {
         text_puts(error, "no memory");
         return -1;
@@ -214,6 +214,7 @@ void server_stop(struct server *server)
 void server_reload(struct server *server, const struct config *config)
 {
     atomic_store(&server->log_jobs, config->log_jobs);
+    atomic_store(&server->stats_mode, config->stats_mode);
     server->stop_timeout_ms = config->stop_timeout_ms;
     log_set_level(config->log_level);
     for (size_t i = 0; i < server->pool_count; i++)

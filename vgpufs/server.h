@@ -37,7 +37,7 @@ struct server {
     struct notifier *notifier;
     atomic_bool draining; /* no submission is accepted */
     atomic_bool log_jobs;
-    uint32_t stats_mode;
+    _Atomic mode_t stats_mode;
     uid_t root_uid; /* owner of the root and of the administrator's files */
     gid_t root_gid;
     uint64_t started_us, stop_timeout_ms;

@@ -102,6 +102,7 @@ void vm_reload(struct vm *vm, const struct config_vm *config)
     pthread_mutex_lock(&vm->lock);
     vm->config = *config;
     vm->config.address = NULL;
+    atomic_store(&vm->uid, config->uid);
     struct claim claim = {.priority = vm->identity.priority, .vm_id = vm->id};
     strcpy(claim.pool, vm->server->pools[vm->identity.pool].name);
     if (!vm->identity_set || identity_judge(vm->server->config, &vm->config, &claim, &vm->identity,

@@ -60,7 +60,7 @@ struct vm {
     struct server *server;
     unsigned id;
     _Atomic(struct vm *) next; /* by ascending id */
-    uid_t uid;
+    _Atomic uid_t uid;
     struct pool_tenant **tenants; /* one in each pool, in the pools' order */
     _Atomic uint64_t queued, running;
     atomic_bool gone, held;

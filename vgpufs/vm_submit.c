@@ -80,7 +80,6 @@ static int draft_identify(struct submission *submission, size_t index)
 {
     struct draft *draft = &submission->drafts[index];
     struct vm *vm = submission->vm;
-    bool fixed = vm->config.fixed_pool >= 0 && vm->config.fixed_priority >= 0;
     draft->identity = vm->identity;
     if (draft->has_claim) {
         int failure =
@@ -89,7 +88,8 @@ static int draft_identify(struct submission *submission, size_t index)
         vm->counters.identity_rejected += failure != 0;
         if (failure)
             return fail(submission, index, failure, submission->error);
-    } else if (vm->config.identity_required && !vm->identity_set && !fixed) {
+    } else if (vm->config.identity_required && !vm->identity_set &&
+               !identity_is_fixed(&vm->config)) {
         return fail(submission, index, EACCES,
                     "an identity is required first: run vgpu-identity in the guest");
     }
@@ -210,6 +210,8 @@ static int prepare(struct submission *submission)
     if (submission->via == VIA_REQUEST && vm->legacy.job && !job_has_ended(vm->legacy.job))
         return fail(submission, 0, EDQUOT,
                     "request.txt takes one job at a time, and the last one has not ended");
+    if (submission->via == VIA_REQUEST && submission->count > 1)
+        return fail(submission, 1, EINVAL, "request.txt takes one line at a time");
     int failure = 0;
     for (size_t i = 0; i < submission->count && !failure; i++) {
         failure = draft_identify(submission, i);
@@ -327,6 +329,9 @@ int vm_submit(struct vm *vm, enum submit_via via, struct job *target, const stru
         failure = submit_drafts(&submission);
     if (failure)
         refuse(&submission, failure);
+    for (size_t i = 0; i < count && !failure; i++)
+        if (!submission.drafts[i].is_duplicate)
+            events_enqueued(vm->server, submission.drafts[i].job);
     for (size_t i = 0; i < vm->server->pool_count && !failure; i++)
         if (submission.per_pool[i])
             pool_dispatch(&vm->server->pools[i]);

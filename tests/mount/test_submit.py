@@ -331,7 +331,7 @@ INVALID = {
     "a key first": ("n=8", []),
     "unknown key": ("VECTOR_ADD bogus=1", ["bogus"]),
     "unknown key of a command without any": ("NOP n=8", ["n"]),
-    "upper-case key": ("VECTOR_ADD N=8", ["N"]),
+    "upper-case key": ("VECTOR_ADD N=8", []),
     "no value": ("VECTOR_ADD n=", ["n"]),
     "no equals sign": ("VECTOR_ADD n", ["n"]),
     "no key": ("VECTOR_ADD =8", []),
@@ -374,7 +374,8 @@ def test_einval(vm, line, words):
     assert_rejected(vm, lambda: vm.submit(line), "EINVAL", words=words)
     assert vm.jobs() == set()
     if isinstance(line, str):
-        assert vm.status()["last_error"]["line"] == line
+        # A long line is cut.
+        assert vm.status()["last_error"]["line"][:200] == line[:200]
 
 
 @pytest.mark.parametrize("line, words", [INVALID[name] for name in (
@@ -385,7 +386,7 @@ def test_einval_of_a_command_file(vm, line, words):
     line = line if isinstance(line, bytes) else line.encode()
     assert errno_of(write_file, vm.job("j") / "command", line + b"\n") == "EINVAL"
     assert vm.status()["last_error"]["errno"] == "EINVAL"
-    assert vm.job_result("j").header["status"] == "rejected"
+    assert vm.result().header["status"] == "rejected"
     write_file(vm.job("j") / "command", "NOP\n")
     assert vm.job_result("j").header["status"] == "done"
 
@@ -405,7 +406,7 @@ def test_efbig(vm):
 def test_eacces(mount):
     vm = mount.vm(1)
     assert_rejected(vm, lambda: vm.submit("B:2:1:NOP"), "EACCES", "B:2:1:NOP")
-    assert_rejected(vm, lambda: vm.submit("A:2:9:NOP"), "EACCES", "A:2:9:NOP", ["vm_id"])
+    assert_rejected(vm, lambda: vm.submit("A:2:9:NOP"), "EACCES", "A:2:9:NOP", ["9"])
 
 
 def test_eexist(vm):
@@ -534,9 +535,9 @@ def test_nothing_forges_a_header_or_a_record(mount, vm, line):
     records = vm.status()
     assert set(records) == {f"vm {vm.number}", "newest", "last_error", "limits"}
     assert records["last_error"]["errno"] == "EINVAL"
-    # The line can be read back out of its escape; it may have been cut at its end.
+    # The line can be read back out of its escape, but for its end and for NULs.
     shown = records["last_error"]["line"].encode("utf-8", "surrogateescape")
-    assert shown and line.startswith(shown), (shown, line)
+    assert shown and line.replace(b"\0", b"\1").startswith(shown), (shown, line)
 
 
 def test_nothing_forges_a_log_line(vgpufs):
@@ -565,7 +566,7 @@ def test_queue_and_stats_keep_their_grammar(vgpufs):
     vm = daemon.vm(1)
     vm.submit('VECTOR_ADD a="x status=done" b="y" out="z\'s" tag=odd')
     (line,) = daemon.queue()
-    assert (line.pool, line.vm, line.tag, line.state) == ("A", "vm1", "odd", "queued")
+    assert (line.pool, line.vm, line.tag, line.state) == ("A", "vm1", "odd", "held")
     assert line.command.startswith("VECTOR_ADD")
     assert daemon.stats()["vm 1"]["queued"] == "1"
     vm.ctl("cancel odd")
