@@ -370,8 +370,9 @@ uint64_t queue_position(const struct queue *queue, const struct queue_item *item
 struct listed {
     struct queue_item *item;
     enum queue_class class;
-    bool overdue;         /* has waited for max_wait */
-    uint64_t round, turn; /* order = fair: how many of its tenant's go before it, and whose turn */
+    bool overdue; /* has waited for max_wait */
+    /* order = fair: how many of its tenant's go before it, and whose turn it is */
+    uint64_t round, turn, first;
 };
 
 static int compare(uint64_t a, uint64_t b)
@@ -379,48 +380,81 @@ static int compare(uint64_t a, uint64_t b)
     return a < b ? -1 : a > b;
 }
 
-static int listed_compare(const void *a, const void *b)
+/* part_compare tells the parts that are served one after the other. */
+static int part_compare(const struct listed *x, const struct listed *y)
 {
-    const struct listed *x = a, *y = b;
     int order = compare(x->class, y->class);
     if (!order)
         order = compare(y->overdue, x->overdue);
     if (!order && !x->overdue)
         order = compare(y->item->priority, x->item->priority);
-    if (!order && !x->overdue)
-        order = compare(x->round, y->round);
-    if (!order && !x->overdue)
-        order = compare(x->turn, y->turn);
+    return order;
+}
+
+static int listed_compare(const void *a, const void *b)
+{
+    const struct listed *x = a, *y = b;
+    int order = part_compare(x, y);
     return order ? order : compare(x->item->sequence, y->item->sequence);
 }
 
-/* listed_fill writes one tenant's items of one priority, which begin with `first`. */
-static size_t listed_fill(const struct queue *queue, struct listed *listed,
-                          struct queue_item *first, uint64_t now_us)
+static int listed_compare_turns(const void *a, const void *b)
 {
-    size_t n = 0;
-    bool fair = queue->order == ORDER_FAIR;
-    for (struct queue_item *item = first; item; item = item->next, n++)
-        listed[n] = (struct listed){
-            .item = item,
-            .class = item->tenant->class,
-            .overdue = queue->max_wait_us && now_us - item->queued_us >= queue->max_wait_us,
-            .round = fair ? n : 0,
-            .turn = fair ? item->tenant->last_turn : 0,
-        };
-    return n;
+    const struct listed *x = a, *y = b;
+    int order = compare(x->round, y->round);
+    if (!order)
+        order = compare(x->turn, y->turn);
+    return order ? order : compare(x->first, y->first);
+}
+
+/* part_take_turns puts one part, which stands by arrival, into the order in which tenants serve
+ * it, and moves the tenants' turns on as if it had been served. */
+static void part_take_turns(struct listed *part, size_t count, uint64_t *turn)
+{
+    for (size_t i = 0; i < count; i++)
+        part[i].item->tenant->listing.round = 0;
+    for (size_t i = 0; i < count; i++) {
+        struct queue_tenant *tenant = part[i].item->tenant;
+        if (tenant->listing.round == 0)
+            tenant->listing.first = part[i].item->sequence;
+        part[i].round = tenant->listing.round++;
+        part[i].turn = tenant->listing.turn;
+        part[i].first = tenant->listing.first;
+    }
+    if (!part->overdue)
+        qsort(part, count, sizeof(*part), listed_compare_turns);
+    for (size_t i = 0; i < count; i++)
+        part[i].item->tenant->listing.turn = ++*turn;
+}
+
+/* listed_take_turns is what order = fair makes of what is sorted by part and arrival. */
+static void listed_take_turns(const struct queue *queue, struct listed *listed, size_t count)
+{
+    uint64_t turn = queue->turn;
+    for (size_t i = 0; i < count; i++)
+        listed[i].item->tenant->listing.turn = listed[i].item->tenant->last_turn;
+    for (size_t i = 0, end; i < count; i = end) {
+        for (end = i + 1; end < count && part_compare(&listed[i], &listed[end]) == 0;)
+            end++;
+        part_take_turns(listed + i, end - i, &turn);
+    }
 }
 
 int queue_list(const struct queue *queue, struct queue_item **items, uint64_t now_us)
 {
-    size_t count = (size_t)queue_count(queue), n = 0;
-    struct listed *listed = calloc(count + 1, sizeof(*listed));
+    size_t n = 0;
+    struct listed *listed = calloc((size_t)queue_count(queue) + 1, sizeof(*listed));
     if (!listed)
         return -1;
     for (struct queue_item *item = queue->oldest; item; item = item->newer)
-        if (!item->previous)
-            n += listed_fill(queue, listed + n, item, now_us);
+        listed[n++] = (struct listed){
+            .item = item,
+            .class = item->tenant->class,
+            .overdue = queue->max_wait_us && now_us - item->queued_us >= queue->max_wait_us,
+        };
     qsort(listed, n, sizeof(*listed), listed_compare);
+    if (queue->order == ORDER_FAIR)
+        listed_take_turns(queue, listed, n);
     for (size_t i = 0; i < n; i++)
         items[i] = listed[i].item;
     free(listed);

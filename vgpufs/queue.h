@@ -53,6 +53,9 @@ struct queue_tenant {
     uint32_t queued;
     enum queue_class class;
     uint64_t last_turn; /* when it was served last; order = fair */
+    struct {
+        uint64_t round, turn, first;
+    } listing; /* queue_list's own, while it runs */
 };
 
 struct queue_level {

@@ -99,4 +99,7 @@ def unused_vms():
 @pytest.fixture
 def vm(mount, unused_vms):
     """A VM of the file's mount that no other test has used."""
-    return mount.vm(next(unused_vms))
+    vm = mount.vm(next(unused_vms))
+    yield vm
+    # What a failed test has left behind must not hold up the next one.
+    harness.errno_of(vm.ctl, "cancel all")

@@ -265,10 +265,12 @@ def test_device_share(vgpufs):
 
 
 def test_pools_by_configuration(vgpufs):
-    daemon = vgpufs({"pool A": None, "pool B": None, "pool Fast": {"backend": "cpu"},
-                     "pool Slow-1": {"backend": "cpu"}})
+    """A and B are always there; more by configuration, each with its own executor."""
+    daemon = vgpufs({"pool Fast": {"backend": "cpu"}, "pool Slow-1": {"backend": "cpu"}})
     vm = daemon.vm(1)
-    assert vm.run("NOP").header["pool"] == "Fast"
-    assert vm.run("Slow-1:2:1:NOP").header["pool"] == "Slow-1"
-    pools = [name for name in daemon.stats() if name.startswith("pool ")]
-    assert pools == ["pool Fast", "pool Slow-1"]
+    assert vm.run("NOP").header["pool"] == "A"
+    for pool in ("Fast", "Slow-1"):
+        assert vm.run(f"{pool}:2:1:NOP").header["pool"] == pool
+    pools = ["A", "B", "Fast", "Slow-1"]
+    assert [name for name in daemon.stats() if name.startswith("pool ")] == [f"pool {p}" for p in pools]
+    assert len({daemon.executor_pid(f"{pool}.0") for pool in pools}) == 4

@@ -208,11 +208,13 @@ def test_interrupt_is_eintr(vm):
         signal.signal(signal.SIGUSR1, lambda *_: None)
         signal.siginterrupt(signal.SIGUSR1, True)
         fd = os.open(sys.argv[1], os.O_RDONLY)
+        print("ready", flush=True)
         got = libc.read(fd, ctypes.create_string_buffer(100), 100)
         print(got, ctypes.get_errno())
         """)
     reader = subprocess.Popen([sys.executable, "-c", script, vm.dir / "result"],
                               stdout=subprocess.PIPE, text=True)
+    assert reader.stdout.readline() == "ready\n"
     wait_until(lambda: blocked_in_read(reader.pid), what="the reader blocks")
     reader.send_signal(signal.SIGUSR1)
     assert reader.communicate(timeout=20 * FACTOR)[0].split() == ["-1", "4"]

@@ -95,7 +95,9 @@ static void cell_text(struct text *out, const struct row *row, const char *key)
 static void duration(struct text *out, uint64_t us)
 {
     uint64_t s = us / 1000000;
-    if (us < 1000)
+    if (us == 0)
+        text_puts(out, "0s");
+    else if (us < 1000)
         text_printf(out, "%" PRIu64 "us", us);
     else if (us < 1000000)
         text_printf(out, "%.1fms", (double)us / 1000);
