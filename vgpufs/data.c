@@ -57,8 +57,14 @@ static void file_leave(struct data_file *file)
         return;
     table_remove(&data->by_number, &file->by_number);
     data->used_bytes -= file->size;
-    /* Not now: a dead daemon's successor may still find the old name in the state. */
-    state_remove_bytes(data->state, data->vm, file->number);
+    /*
+     * Bytes that were replaced go when the state names the new ones: a daemon that died between
+     * would come back with neither. All others go now, since on a full disk nothing else helps.
+     */
+    if (file->replaced)
+        state_remove_bytes(data->state, data->vm, file->number);
+    else
+        unlinkat(data->directory, backing_name(file->number).text, 0);
     free(file->name);
     free(file);
 }
@@ -304,8 +310,10 @@ static int name_give(struct data_file *file, const char *name)
     file->named = true;
     file->ctime = data->changed = clock_change();
     state_put_file(data->state, data->vm, file->number, name);
-    if (other)
+    if (other) {
+        other->replaced = true;
         name_remove(other);
+    }
     return 0;
 }
 

@@ -42,6 +42,7 @@ struct data_file {
     uint64_t number;
     unsigned references; /* data->lock guards this and all below */
     bool named;
+    bool replaced; /* it lost its name to another file */
     uint64_t size;
     struct timespec atime, mtime, ctime;
     char *name; /* the last one, when it has none any more */

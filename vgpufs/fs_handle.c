@@ -148,9 +148,10 @@ static size_t part_of(const struct blob *blob, uint64_t offset, size_t *size)
 
 static void text_read(struct handle *handle, fuse_req_t request, size_t size, uint64_t offset)
 {
-    const struct blob *snapshot = handle->text.snapshot;
+    struct blob *snapshot = blob_ref(handle->text.snapshot); /* the handle may go with the reply */
     size_t start = part_of(snapshot, offset, &size);
     fuse_reply_buf(request, snapshot->data + start, size);
+    blob_unref(snapshot);
 }
 
 static void bytes_read(struct handle *handle, fuse_req_t request, size_t size, uint64_t offset)

@@ -120,6 +120,13 @@ bool identity_is_fixed(const struct config_vm *vm)
     return vm->fixed_pool >= 0 && vm->fixed_priority >= 0;
 }
 
+static void pools_error(const struct config *config, const char *pool, char *error, size_t size)
+{
+    int used = snprintf(error, size, "there is no pool %s; pools:", pool);
+    for (size_t i = 0; i < config->pool_count && used > 0 && (size_t)used < size; i++)
+        used += snprintf(error + used, size - (size_t)used, " %s", config->pools[i].name);
+}
+
 int identity_judge(const struct config *config, const struct config_vm *vm,
                    const struct claim *claim, struct identity *identity, char *error, size_t size)
 {
@@ -127,7 +134,7 @@ int identity_judge(const struct config *config, const struct config_vm *vm,
     if (claim->vm_id != vm->id)
         snprintf(error, size, "this is vm%u: it cannot speak for vm%u", vm->id, claim->vm_id);
     else if (pool < 0)
-        snprintf(error, size, "there is no such pool");
+        pools_error(config, claim->pool, error, size);
     else if (vm->fixed_pool >= 0 && pool != vm->fixed_pool)
         snprintf(error, size, "the configuration puts vm%u into pool %s", vm->id,
                  config->pools[vm->fixed_pool].name);

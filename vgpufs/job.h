@@ -56,7 +56,8 @@ struct job {
     bool legacy;               /* came through request.txt */
     bool listed;               /* among the VM's ended jobs */
     struct timespec changed;
-    struct blob *result;      /* header and output; set with the terminal state */
+    struct blob *result;      /* header and output, set with the terminal state; of a rejected line
+                               * while JOB_NEW */
     struct parked *waiters;   /* requests to answer at the end */
     struct watcher *watchers; /* open files in poll(2), to be notified at the end */
     char *line; /* the accepted bytes, with their newline if they had one; NULL while JOB_NEW */

@@ -122,7 +122,7 @@ static int refuse_line(const struct node *node, int error, const struct line *li
                        const char *text)
 {
     enum submit_via via = node->type->kind == NODE_REQUEST ? VIA_REQUEST : VIA_SUBMIT;
-    return vm_reject(node->vm, via, error, line, text);
+    return vm_reject(node->vm, via, node->job, error, line, text);
 }
 
 #define DIRECTORY(the_kind, the_parent, the_name, the_mode)                                        \

@@ -17,6 +17,7 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -90,8 +91,11 @@ static int is_mounted(const char *mountpoint)
 static int mountpoint_prepare(const char *mountpoint, struct text *error)
 {
     struct stat stat_buffer;
+    struct statfs statfs_buffer;
     for (int tries = 0; tries < 8; tries++) {
-        if (stat(mountpoint, &stat_buffer) == 0) {
+        /* statfs goes to the daemon; stat of a dead root may be answered from the kernel's cache.
+         */
+        if (statfs(mountpoint, &statfs_buffer) == 0 && stat(mountpoint, &stat_buffer) == 0) {
             if (is_mounted(mountpoint)) {
                 text_printf(error,
                             "%s is a vgpufs mount already: stop its daemon or name another "

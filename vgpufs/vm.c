@@ -170,14 +170,19 @@ void vm_newest_set(struct vm *vm, struct job *job)
     vm->newest = (struct newest){.job = job};
 }
 
-/* blank_header makes the bytes of a result that belongs to no job. */
-static void blank_header(const struct vm *vm, const char *status, const char *error,
-                         struct text *text)
+/* blank_header makes the bytes of a result that no job stands behind, or one without a command. */
+static void blank_header(const struct vm *vm, const struct job *job, const char *status,
+                         const char *error, struct text *text)
 {
+    text_printf(text, "status=%s", status);
+    if (job)
+        text_printf(text, " job=%" PRIu64 " tag=%s", job->number, job->tag);
+    else
+        text_puts(text, " job=- tag=-");
     text_printf(text,
-                "status=%s job=- tag=- command=- pool=%s priority=%u backend=- device=- wait_us=- "
+                " command=- pool=%s priority=%u backend=- device=- wait_us=- "
                 "run_us=- bytes=0",
-                status, vm->server->pools[vm->identity.pool].name, vm->identity.priority);
+                vm->server->pools[vm->identity.pool].name, vm->identity.priority);
     if (error) {
         text_puts(text, " error=\"");
         text_escape(text, error, strlen(error), COMMAND_MAX_ERROR);
@@ -194,12 +199,12 @@ struct blob *vm_result_now(struct vm *vm, struct job *job, struct job **pending)
         return blob_ref(vm->newest.rejection);
     if (!job)
         job = vm->newest.job;
+    if (job && job->result) /* it has ended, or its line was rejected */
+        return blob_ref(job->result);
     if (!job || job_state(job) == JOB_NEW) {
-        blank_header(vm, "idle", NULL, &text);
+        blank_header(vm, job, "idle", NULL, &text);
         return blob_from_text(&text);
     }
-    if (job_has_ended(job))
-        return blob_ref(job->result);
     *pending = job_ref(job);
     return NULL;
 }
@@ -228,13 +233,19 @@ int vm_note_error(struct vm *vm, int number, const char *about, const char *text
     return number;
 }
 
-int vm_reject(struct vm *vm, enum submit_via via, int number, const struct line *line,
-              const char *text)
+int vm_reject(struct vm *vm, enum submit_via via, struct job *target, int number,
+              const struct line *line, const char *text)
 {
     struct text content = {0};
     pthread_mutex_lock(&vm->lock);
     last_error_set(vm, number, line, text);
-    blank_header(vm, "rejected", text, &content);
+    if (target && job_state(target) == JOB_NEW) {
+        blank_header(vm, target, "rejected", text, &content);
+        blob_unref(target->result);
+        target->result = blob_from_text(&content);
+        target->changed = clock_change();
+    }
+    blank_header(vm, NULL, "rejected", text, &content);
     vm_newest_set(vm, NULL);
     vm->newest.rejection = blob_from_text(&content);
     vm->newest.rejected_us = clock_now_us();
@@ -286,7 +297,7 @@ int vm_set_identity(struct vm *vm, const struct line *batch, size_t count)
     for (size_t i = 0; i < count; i++) {
         int failure = identity_take(vm, &batch[i], error);
         if (failure)
-            return vm_reject(vm, VIA_SUBMIT, failure, &batch[i], error);
+            return vm_reject(vm, VIA_SUBMIT, NULL, failure, &batch[i], error);
     }
     return 0;
 }

@@ -109,9 +109,12 @@ enum submit_via {
  */
 int vm_submit(struct vm *vm, enum submit_via via, struct job *target, const struct line *batch,
               size_t count);
-/* vm_reject notes a refusal, of this room or another; returns `number`. */
-int vm_reject(struct vm *vm, enum submit_via via, int number, const struct line *line,
-              const char *text);
+/*
+ * vm_reject notes a refusal, of this room or another, as the newest entry and the last error; of a
+ * job without a command (`target`, or NULL) as its result too. Returns `number`.
+ */
+int vm_reject(struct vm *vm, enum submit_via via, struct job *target, int number,
+              const struct line *line, const char *text);
 
 /* vm_note_error notes an error that is none of a line, about a name: only `status` shows it. */
 int vm_note_error(struct vm *vm, int number, const char *about, const char *text);

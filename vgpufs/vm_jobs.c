@@ -339,7 +339,7 @@ int vm_ctl(struct vm *vm, const struct line *batch, size_t count)
     for (size_t i = 0; i < count; i++) {
         int failure = ctl_line(vm, &batch[i], error);
         if (failure)
-            return vm_reject(vm, VIA_SUBMIT, failure, &batch[i], error);
+            return vm_reject(vm, VIA_SUBMIT, NULL, failure, &batch[i], error);
     }
     return 0;
 }

@@ -28,6 +28,7 @@ struct draft {
 struct submission {
     struct vm *vm;
     enum submit_via via;
+    struct job *target; /* of VIA_COMMAND; else NULL */
     struct draft *drafts;
     size_t count;
     size_t entered;     /* so many drafts are in the tables */
@@ -47,10 +48,11 @@ static int fail(struct submission *submission, size_t index, int number, const c
 }
 
 /* draft_parse checks a line and makes its job. Needs no lock. */
-static int draft_parse(struct submission *submission, size_t index, struct job *target)
+static int draft_parse(struct submission *submission, size_t index)
 {
     struct draft *draft = &submission->drafts[index];
     struct vm *vm = submission->vm;
+    struct job *target = submission->target;
     struct command command;
     int failure = command_parse(&command, &vm->server->catalogue, draft->line->bytes,
                                 draft->line->size, submission->error);
@@ -120,8 +122,11 @@ static int draft_enter(struct submission *submission, size_t index)
         draft->is_new = false;
     }
     if (!draft->is_new && draft->job->line) {
-        if (!same_line(draft->job->line, draft->line))
-            return fail(submission, index, EEXIST, "the tag is in use for another command");
+        if (!same_line(draft->job->line, draft->line)) {
+            snprintf(submission->error, sizeof(submission->error),
+                     "tag %s is in use for another command", draft->job->tag);
+            return fail(submission, index, EEXIST, submission->error);
+        }
         draft->is_duplicate = true;
         return 0;
     }
@@ -250,6 +255,8 @@ static void commit(struct submission *submission)
         if (draft->is_duplicate)
             continue;
         struct pool *pool = &vm->server->pools[draft->identity.pool];
+        blob_unref(job->result); /* of a line that was rejected before */
+        job->result = NULL;
         job->pool = pool;
         job->workload = draft->workload;
         job->timeout_ms = (uint32_t)draft->timeout_ms;
@@ -302,8 +309,8 @@ static int refuse(struct submission *submission, int failure)
                  submission->count, submission->error);
     else
         snprintf(text, sizeof(text), "%s", submission->error);
-    return vm_reject(vm, submission->via, failure, submission->drafts[submission->failed].line,
-                     text);
+    return vm_reject(vm, submission->via, submission->target, failure,
+                     submission->drafts[submission->failed].line, text);
 }
 
 int vm_submit(struct vm *vm, enum submit_via via, struct job *target, const struct line *batch,
@@ -312,6 +319,7 @@ int vm_submit(struct vm *vm, enum submit_via via, struct job *target, const stru
     struct submission submission = {
         .vm = vm,
         .via = via,
+        .target = target,
         .drafts = calloc(count, sizeof(struct draft)),
         .count = count,
         .per_pool = calloc(vm->server->pool_count, sizeof(uint64_t)),
@@ -324,7 +332,7 @@ int vm_submit(struct vm *vm, enum submit_via via, struct job *target, const stru
     for (size_t i = 0; i < count; i++)
         submission.drafts[i].line = &batch[i];
     for (size_t i = 0; i < count && !failure; i++)
-        failure = draft_parse(&submission, i, target);
+        failure = draft_parse(&submission, i);
     if (!failure)
         failure = submit_drafts(&submission);
     if (failure)
