@@ -20,6 +20,8 @@ uint64_t process_start_time(pid_t pid)
     line[size] = '\0';
     /* Field 2 is the name in parentheses and may hold anything: count from its end. */
     const char *field = strrchr(line, ')');
+    if (field && (strncmp(field, ") Z", 3) == 0 || strncmp(field, ") X", 3) == 0))
+        return 0; /* dead, and only not waited for yet */
     for (int number = 2; field && number < 22; number++) {
         field = strchr(field, ' ');
         if (field)

@@ -7,7 +7,8 @@
 
 /*
  * process_start_time returns field 22 of /proc/PID/stat (proc(5): start time in clock ticks after
- * boot), which tells a process from a later one of the same pid; 0 if there is no such process.
+ * boot), which tells a process from a later one of the same pid; 0 if there is no such process, or
+ * only its zombie.
  */
 uint64_t process_start_time(pid_t pid);
 
