@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""splice.py PAGE WORD COMMAND...: prints PAGE with the command's output for the line `.\\" @WORD@`."""
+"""splice.py PAGE WORD COMMAND...: prints PAGE, the command's output for its line .\\" @WORD@."""
 import subprocess
 import sys
 

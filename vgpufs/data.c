@@ -103,21 +103,31 @@ static int directory_ready(struct data *data)
     return data->directory < 0 ? errno : 0;
 }
 
+struct loader {
+    struct data *data;
+    bool incomplete; /* a name is in the state but not in the table */
+};
+
 static void load_file(void *context, uint64_t number, const char *name)
 {
-    struct data *data = context;
+    struct loader *loader = context;
+    struct data *data = loader->data;
     struct stat stat;
-    if (!workload_name_is_plain(name))
-        return;
-    if (fstatat(data->directory, backing_name(number).text, &stat, AT_SYMLINK_NOFOLLOW) < 0) {
-        log_warning("vm%u: the bytes of data file %" PRIu64 " are gone: %s: its name is removed",
-                    data->vm, number, strerror(errno));
+    int error = fstatat(data->directory, backing_name(number).text, &stat, AT_SYMLINK_NOFOLLOW) < 0
+                    ? errno
+                    : 0;
+    if (error == ENOENT) {
+        log_warning("vm%u: the bytes of data file %" PRIu64 " are gone: its name is removed",
+                    data->vm, number);
         state_delete_file(data->state, data->vm, number);
         return;
     }
-    struct data_file *file = file_enter(data, number, name);
-    if (!file)
+    bool usable = !error && workload_name_is_plain(name);
+    struct data_file *file = usable ? file_enter(data, number, name) : NULL;
+    if (!file) {
+        loader->incomplete = true;
         return;
+    }
     file->size = (uint64_t)stat.st_size;
     file->atime = stat.st_atim;
     file->mtime = stat.st_mtim;
@@ -156,8 +166,11 @@ void data_init(struct data *data, struct state *state, unsigned vm, uint64_t nex
     data->directory = openat(state_data_dir(state), name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (data->directory < 0)
         return; /* it never had a file */
-    state_load_files(state, vm, load_file, data);
-    backing_sweep(data);
+    struct loader loader = {.data = data};
+    if (state_load_files(state, vm, load_file, &loader) == 0 && !loader.incomplete)
+        backing_sweep(data);
+    else
+        log_error("vm%u: not all names of its data files could be read: no bytes are removed", vm);
 }
 
 void data_finish(struct data *data)

@@ -53,7 +53,8 @@ static const char *const statements[OPERATION_COUNT] = {
     [DELETE_FILE] = "DELETE FROM file WHERE vm = ?1 AND number = ?2",
     [PUT_EXECUTOR] = "INSERT OR REPLACE INTO executor (pid, start_time) VALUES (?1, ?2)",
     [DELETE_EXECUTOR] = "DELETE FROM executor WHERE pid = ?1",
-    [PUT_CHANGE_TIME] = "INSERT OR REPLACE INTO meta (key, value) VALUES ('change_ns', ?1)",
+    [PUT_CHANGE_TIME] = "INSERT INTO meta (key, value) VALUES ('change_ns', ?1)"
+                        " ON CONFLICT (key) DO UPDATE SET value = max(value, ?1)",
 };
 
 struct change {
@@ -287,14 +288,14 @@ int state_data_dir(const struct state *state)
     return state->data_dir;
 }
 
-/* rows_each runs a query and calls `row` for each row. */
-static void rows_each(struct state *state, const char *query, unsigned bound,
-                      void (*row)(sqlite3_stmt *statement, void *context), void *context)
+/* rows_each runs a query and calls `row` for each row. -1, and logged, if not all could be read. */
+static int rows_each(struct state *state, const char *query, unsigned bound,
+                     void (*row)(sqlite3_stmt *statement, void *context), void *context)
 {
     sqlite3_stmt *statement;
     if (sqlite3_prepare_v2(state->database, query, -1, &statement, NULL) != SQLITE_OK) {
         log_error("state: %s", sqlite3_errmsg(state->database));
-        return;
+        return -1;
     }
     if (sqlite3_bind_parameter_count(statement))
         sqlite3_bind_int64(statement, 1, bound);
@@ -304,6 +305,7 @@ static void rows_each(struct state *state, const char *query, unsigned bound,
     if (result != SQLITE_DONE)
         log_error("state: %s", sqlite3_errmsg(state->database));
     sqlite3_finalize(statement);
+    return result == SQLITE_DONE ? 0 : -1;
 }
 
 static uint64_t column_number(sqlite3_stmt *statement, int column)
@@ -353,11 +355,11 @@ static void file_row(sqlite3_stmt *statement, void *context)
         reader->each(reader->context, column_number(statement, 0), name);
 }
 
-void state_load_files(struct state *state, unsigned vm,
-                      void (*each)(void *context, uint64_t number, const char *name), void *context)
+int state_load_files(struct state *state, unsigned vm,
+                     void (*each)(void *context, uint64_t number, const char *name), void *context)
 {
     struct file_reader reader = {each, context};
-    rows_each(state, "SELECT number, name FROM file WHERE vm = ?1", vm, file_row, &reader);
+    return rows_each(state, "SELECT number, name FROM file WHERE vm = ?1", vm, file_row, &reader);
 }
 
 struct executor_reader {
@@ -504,6 +506,9 @@ void state_close(struct state *state)
 {
     if (!state)
         return;
+    /* Stamps that were given out since the last group was written. */
+    struct change stamp = {.operation = PUT_CHANGE_TIME, .first = clock_change_last()};
+    state_ask(state, &stamp, NULL);
     pthread_mutex_lock(&state->lock);
     state->stopping = true;
     pthread_cond_signal(&state->asked);

@@ -40,9 +40,9 @@ struct state_vm {
 };
 void state_load_vms(struct state *state, void (*each)(void *context, const struct state_vm *vm),
                     void *context);
-void state_load_files(struct state *state, unsigned vm,
-                      void (*each)(void *context, uint64_t number, const char *name),
-                      void *context);
+/* state_load_files: -1 if not all could be read. */
+int state_load_files(struct state *state, unsigned vm,
+                     void (*each)(void *context, uint64_t number, const char *name), void *context);
 void state_load_executors(struct state *state,
                           void (*each)(void *context, pid_t pid, uint64_t start_time),
                           void *context);

@@ -554,6 +554,8 @@ class Vgpufs:
     # What it says
 
     def log(self):
+        if not self.log_file.exists():
+            return ""
         return self.log_file.read_bytes().decode("utf-8", "backslashreplace")
 
     def wait_log(self, text):

@@ -24,6 +24,13 @@ def renameat2(old, new, flags):
         raise OSError(ctypes.get_errno(), "renameat2")
 
 
+def sync_folder(vm):
+    """Waits until names are on the disk."""
+    folder = os.open(vm.data, os.O_RDONLY | os.O_DIRECTORY)
+    os.fsync(folder)
+    os.close(folder)
+
+
 def data_bytes(vm):
     return int(vm.status()["limits"]["data_bytes"])
 
@@ -223,9 +230,7 @@ def test_fsync_and_fallocate(vm):
     os.write(fd, b"content")
     os.fsync(fd)
     os.fdatasync(fd)
-    folder = os.open(vm.data, os.O_RDONLY | os.O_DIRECTORY)
-    os.fsync(folder)
-    os.close(folder)
+    sync_folder(vm)
     assert errno_of(os.posix_fallocate, fd, 0, 4096) in (None, "EOPNOTSUPP", "EINVAL")
     os.close(fd)
 
@@ -428,9 +433,7 @@ def test_files_over_a_restart(vgpufs, end):
     vm.write_data("deleted", b"x")
     os.unlink(vm.data / "deleted")
     contents[b"renamed"] = b"x"
-    folder = os.open(vm.data, os.O_RDONLY | os.O_DIRECTORY)
-    os.fsync(folder)
-    os.close(folder)
+    sync_folder(vm)
     inodes = {name: os.lstat(os.fsencode(vm.data) + b"/" + name).st_ino for name in contents}
     getattr(daemon, end)()
     daemon.start()
@@ -468,6 +471,7 @@ def test_open_unlinked_files_are_swept_after_a_crash(vgpufs):
     fd = os.open(vm.data / "x", os.O_CREAT | os.O_WRONLY)
     os.write(fd, bytes(100000))
     os.unlink(vm.data / "x")
+    sync_folder(vm)
     daemon.kill9()
     errno_of(os.close, fd)
     daemon.start()

@@ -243,8 +243,8 @@ class Tables(unittest.TestCase):
 
 class Pages(unittest.TestCase):
     def test_names_and_references(self):
-        paths = [path for path in (SOURCE / "man").iterdir() if re.search(r"\.\d(\.in)?$", path.name)]
-        names = {path.name.removesuffix(".in") for path in paths}
+        names = {path.name.removesuffix(".in") for path in (SOURCE / "man").iterdir()
+                 if re.search(r"\.\d(\.in)?$", path.name)}
         self.assertTrue({name for name, _ in PROGRAMS.values()} <= names)
         for name in sorted(names):
             title, number = name.rsplit(".", 1)
