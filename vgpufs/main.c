@@ -80,6 +80,7 @@ static int help_config(const char *format)
 static int options_read(int argc, char **argv, struct options *options)
 {
     *options = (struct options){.config_file = CONFIG_DEFAULT_FILE};
+    opterr = 0;
     for (int option; (option = getopt_long(argc, argv, "c:fo:hV", long_options, NULL)) != -1;) {
         switch (option) {
         case 'c':
@@ -102,8 +103,9 @@ static int options_read(int argc, char **argv, struct options *options)
         case 'V':
             puts("vgpufs " VGPUFS_VERSION);
             return fflush(stdout) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
-        default: /* getopt_long has said what is wrong */
-            fputs("vgpufs: try 'vgpufs --help'\n", stderr);
+        default:
+            fprintf(stderr, "vgpufs: '%s' is unknown or lacks its value: try 'vgpufs --help'\n",
+                    argv[optind - 1]);
             return EXIT_USAGE;
         }
     }
@@ -276,7 +278,7 @@ static int run(const struct options *options, struct config *config)
     } else {
         log_error("%s", error.data ? error.data : "no memory");
     }
-    server_stop(&server);
+    server_stop(&server, signals);
     text_finish(&error);
     close(signals);
     return status;

@@ -85,8 +85,8 @@ int pool_start(struct pool *pool);
 bool pool_wait_ready(struct pool *pool, uint64_t ms, struct text *error);
 /* pool_stop_dispatch: nothing more is started; what is queued is cancelled with that error. */
 void pool_stop_dispatch(struct pool *pool, const char *error);
-/* pool_wait_idle waits until no job runs, at most `ms`. */
-void pool_wait_idle(struct pool *pool, uint64_t ms);
+/* pool_wait_idle waits until no job runs, at most `ms`: does none? */
+bool pool_wait_idle(struct pool *pool, uint64_t ms);
 /* pool_stop ends the executors (a job that still runs is cancelled with that error) and the
  * thread. pool_finish frees. */
 void pool_stop(struct pool *pool, const char *error);

@@ -234,14 +234,16 @@ bool pool_wait_ready(struct pool *pool, uint64_t ms, struct text *error)
     return !failed;
 }
 
-void pool_wait_idle(struct pool *pool, uint64_t ms)
+bool pool_wait_idle(struct pool *pool, uint64_t ms)
 {
     struct timespec until = deadline_after(ms);
     int waited = 0;
     pthread_mutex_lock(&pool->lock);
     while (pool->running && waited == 0)
         waited = pthread_cond_timedwait(&pool->slots_changed, &pool->lock, &until);
+    bool idle = pool->running == 0;
     pthread_mutex_unlock(&pool->lock);
+    return idle;
 }
 
 void pool_stop_dispatch(struct pool *pool, const char *error)

@@ -9,6 +9,7 @@
 #include "session.h"
 #include "vm.h"
 
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +17,8 @@
 
 /* How long the start waits for executors; one behind ssh may come later. */
 #define READY_MS 10000
+/* How often the wait for running jobs looks for a second signal. */
+#define STOP_LOOK_MS 50
 
 struct vm *server_find_vm(struct server *server, unsigned id)
 {
@@ -162,6 +165,8 @@ int server_start(struct server *server, const struct config *config, const char 
     server->state = state_open(config->state_dir, error);
     if (!server->state)
         return -1;
+    if (session_prepare(config->mountpoint, error) < 0)
+        return -1;
     server->started = clock_change();
     state_load_executors(server->state, kill_leftover, server);
     if (pools_create(server, error) < 0 || vms_create(server, error) < 0)
@@ -173,7 +178,10 @@ int server_start(struct server *server, const struct config *config, const char 
     }
     if (pools_start(server, error) < 0)
         return -1;
-    return session_mount(server, config->mountpoint, options, error);
+    if (session_mount(server, config->mountpoint, options, error) < 0)
+        return -1;
+    atomic_store(&server->serving, true);
+    return 0;
 }
 
 static void vms_destroy(struct server *server)
@@ -186,17 +194,24 @@ static void vms_destroy(struct server *server)
     free(server->vm_by_id);
 }
 
-void server_stop(struct server *server)
+/* wait_idle gives running jobs stop_timeout, unless there is a signal more. */
+static void wait_idle(struct server *server, int signals)
+{
+    struct pollfd hurry = {.fd = signals, .events = POLLIN};
+    uint64_t deadline = clock_now_us() + server->stop_timeout_ms * 1000;
+    for (size_t i = 0; i < server->pool_count; i++)
+        while (!pool_wait_idle(&server->pools[i], STOP_LOOK_MS))
+            if (clock_now_us() >= deadline || poll(&hurry, 1, 0) > 0)
+                return;
+}
+
+void server_stop(struct server *server, int signals)
 {
     static const char stopped[] = "vgpufs was stopped";
-    uint64_t deadline = clock_now_us() + server->stop_timeout_ms * 1000;
     atomic_store(&server->draining, true);
     for (size_t i = 0; i < server->pool_count; i++)
         pool_stop_dispatch(&server->pools[i], stopped);
-    for (size_t i = 0; i < server->pool_count; i++) {
-        uint64_t now = clock_now_us();
-        pool_wait_idle(&server->pools[i], now < deadline ? (deadline - now) / 1000 : 0);
-    }
+    wait_idle(server, signals);
     for (size_t i = 0; i < server->pool_count; i++)
         pool_stop(&server->pools[i], stopped);
     session_unmount(server);

@@ -35,6 +35,7 @@ struct server {
     _Atomic(struct vm *) *vm_by_id; /* CONFIG_MAX_VM_ID + 1 of them */
     struct fuse_session *session;
     struct notifier *notifier;
+    atomic_bool serving;  /* mounted: before that the start tells its own errors */
     atomic_bool draining; /* no submission is accepted */
     atomic_bool log_jobs;
     _Atomic mode_t stats_mode;
@@ -51,10 +52,10 @@ struct server {
 int server_start(struct server *server, const struct config *config, const char *options,
                  struct text *error);
 /*
- * server_stop ends all in order: what is queued is cancelled, running jobs get stop_timeout, then
- * the mount and the executors go.
+ * server_stop ends all in order: what is queued is cancelled, running jobs get stop_timeout (or
+ * less: until `signals` can be read), then the mount and the executors go.
  */
-void server_stop(struct server *server);
+void server_stop(struct server *server, int signals);
 /* server_reload takes a new configuration for VMs and pools; refused changes are logged. The
  * caller keeps `config`. */
 void server_reload(struct server *server, const struct config *config);

@@ -85,10 +85,10 @@ static int is_mounted(const char *mountpoint)
 }
 
 /*
- * mountpoint_prepare makes the folder if it is missing, and takes a dead mount away. A dead one
+ * session_prepare makes the folder if it is missing, and takes a dead mount away. A dead one
  * answers ENOTCONN: its daemon is gone, since closing /dev/fuse aborts the connection.
  */
-static int mountpoint_prepare(const char *mountpoint, struct text *error)
+int session_prepare(const char *mountpoint, struct text *error)
 {
     struct stat stat_buffer;
     struct statfs statfs_buffer;
@@ -190,8 +190,6 @@ int session_mount(struct server *server, const char *mountpoint, const char *opt
 {
     struct text mount_options = {0};
     char program[] = "vgpufs", flag[] = "-o";
-    if (mountpoint_prepare(mountpoint, error) < 0)
-        return -1;
     text_puts(&mount_options,
               "fsname=vgpufs,subtype=vgpufs,default_permissions,nosuid,nodev,noexec");
     if (!session_is_private())

@@ -10,9 +10,15 @@
 struct server;
 
 /*
- * session_mount takes away what a dead daemon left on the mountpoint, mounts, and starts the
- * threads; server->session is set. Returns when the kernel has said hello. -1, and *error in one
- * line. `options` NULL: none beyond our own.
+ * session_prepare makes the mountpoint if it is missing, and takes away what a dead daemon left
+ * there. -1, and *error in one line.
+ */
+int session_prepare(const char *mountpoint, struct text *error);
+
+/*
+ * session_mount mounts on the prepared folder and starts the threads; server->session is set.
+ * Returns when the kernel has said hello. -1, and *error in one line. `options` NULL: none beyond
+ * our own.
  */
 int session_mount(struct server *server, const char *mountpoint, const char *options,
                   struct text *error);

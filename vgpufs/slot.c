@@ -48,8 +48,12 @@ static uint64_t restart_delay_us(unsigned failures)
     return delay < MOST_DELAY_US ? delay : MOST_DELAY_US;
 }
 
+/* slot_note_failure keeps why there is no executor. The log hears it once, and not while the daemon
+ * starts: then the start fails with these words. */
 static void slot_note_failure(struct slot *slot, const char *text)
 {
+    if (!slot->failure[0] && atomic_load(&slot->pool->server->serving))
+        log_warning("executor %s: %s", slot->name, text);
     snprintf(slot->failure, sizeof(slot->failure), "%s", text);
     slot->answered = true;
     pthread_cond_broadcast(&slot->pool->slots_changed);
@@ -97,7 +101,6 @@ static void slot_fail(struct slot *slot, enum job_state state, const char *error
         slot_end(slot, state, error, ending);
         ending->outcome.crashed = crashed;
     } else {
-        log_warning("executor %s: %s", slot->name, error);
         slot_note_failure(slot, error);
     }
     slot_lose(slot);
@@ -171,8 +174,7 @@ void slot_launch(struct slot *slot)
     if (pid < 0) {
         char text[256];
         snprintf(text, sizeof(text), "cannot start '%s': %s", pool->executor[0], strerror(error));
-        if (slot->failures++ == 0)
-            log_error("executor %s: %s", slot->name, text);
+        slot->failures++;
         slot_note_failure(slot, text);
         slot->due_us = clock_now_us() + restart_delay_us(slot->failures + 1);
     } else {
@@ -230,7 +232,6 @@ static const char *take_refusal(struct slot *slot, const struct frame *frame)
     text_escape(&text, error, strlen(error), sizeof(slot->failure) - 1);
     slot_note_failure(slot, text.failed ? "it refuses" : text.data);
     text_finish(&text);
-    log_error("executor %s refuses: %s", slot->name, slot->failure);
     slot_lose(slot);
     slot->failures = 16; /* asking again soon would not help */
     return NULL;
@@ -366,10 +367,8 @@ static void slot_death(struct slot *slot, const char *text, struct ending *endin
         slot_end(slot, state, state == JOB_CANCELLED ? slot->run.cancel_error : text, ending);
         ending->outcome.crashed = state == JOB_FAILED;
     }
-    if (!slot->failure[0] && !slot->pool->quitting) {
-        log_warning("executor %s: %s", slot->name, text);
+    if (!slot->pool->quitting && !slot->failure[0])
         slot_note_failure(slot, text);
-    }
 }
 
 static bool slot_reap(struct slot *slot, uint64_t now_us, struct ending *ending)

@@ -121,6 +121,8 @@ static int draft_enter(struct submission *submission, size_t index)
         draft->job = job_ref(existing);
         draft->is_new = false;
     }
+    if (!draft->is_new && draft->job->forgotten)
+        return fail(submission, index, ESTALE, "the job's directory was removed");
     if (!draft->is_new && draft->job->line) {
         if (!same_line(draft->job->line, draft->line)) {
             snprintf(submission->error, sizeof(submission->error),
@@ -130,8 +132,6 @@ static int draft_enter(struct submission *submission, size_t index)
         draft->is_duplicate = true;
         return 0;
     }
-    if (!draft->is_new && draft->job->forgotten)
-        return fail(submission, index, ESTALE, "the job's directory was removed");
     char *line = malloc(draft->line->size + 2);
     if (!line)
         return fail(submission, index, ENOSPC, "no memory for the job");
