@@ -48,11 +48,11 @@ static uint64_t restart_delay_us(unsigned failures)
     return delay < MOST_DELAY_US ? delay : MOST_DELAY_US;
 }
 
-/* slot_note_failure keeps why there is no executor. The log hears it once, and not while the daemon
- * starts: then the start fails with these words. */
+/* slot_note_failure keeps why there is no executor. The log hears it once in a row, and not while
+ * the daemon starts: then the start fails with these words. */
 static void slot_note_failure(struct slot *slot, const char *text)
 {
-    if (!slot->failure[0] && atomic_load(&slot->pool->server->serving))
+    if (strcmp(slot->failure, text) != 0 && atomic_load(&slot->pool->server->serving))
         log_warning("executor %s: %s", slot->name, text);
     snprintf(slot->failure, sizeof(slot->failure), "%s", text);
     slot->answered = true;
@@ -367,6 +367,7 @@ static void slot_death(struct slot *slot, const char *text, struct ending *endin
         slot_end(slot, state, state == JOB_CANCELLED ? slot->run.cancel_error : text, ending);
         ending->outcome.crashed = state == JOB_FAILED;
     }
+    /* A refusal, or what it did wrong, says more than how it was killed for that. */
     if (!slot->pool->quitting && !slot->failure[0])
         slot_note_failure(slot, text);
 }

@@ -66,7 +66,12 @@ struct change {
 };
 
 struct state {
-    sqlite3 *database; /* after state_open only the writer's */
+    /*
+     * Held over a transaction or a load: the connection has no locks of its own. The first of two
+     * locks; a load's callback may ask.
+     */
+    pthread_mutex_t database_lock;
+    sqlite3 *database;
     sqlite3_stmt *prepared[OPERATION_COUNT];
     int lock_fd, data_dir;
     pthread_t writer;
@@ -107,8 +112,8 @@ static int change_apply(struct state *state, const struct change *change)
     return result == SQLITE_DONE ? 0 : -1;
 }
 
-/* group_write makes one transaction of the whole list. 0, or an errno and nothing was written. */
-static int group_write(struct state *state, const struct change *group)
+/* group_apply makes one transaction of the whole list. 0, or an errno and nothing was written. */
+static int group_apply(struct state *state, const struct change *group)
 {
     struct change stamp = {.operation = PUT_CHANGE_TIME, .first = clock_change_last()};
     if (sqlite3_exec(state->database, "BEGIN IMMEDIATE", NULL, NULL, NULL) != SQLITE_OK)
@@ -122,6 +127,14 @@ static int group_write(struct state *state, const struct change *group)
     log_error("state: cannot write: %s: free space on the disk of state_dir or mend it; retrying",
               sqlite3_errmsg(state->database));
     sqlite3_exec(state->database, "ROLLBACK", NULL, NULL, NULL);
+    return error;
+}
+
+static int group_write(struct state *state, const struct change *group)
+{
+    pthread_mutex_lock(&state->database_lock);
+    int error = group_apply(state, group);
+    pthread_mutex_unlock(&state->database_lock);
     return error;
 }
 
@@ -288,8 +301,8 @@ int state_data_dir(const struct state *state)
     return state->data_dir;
 }
 
-/* rows_each runs a query and calls `row` for each row. -1, and logged, if not all could be read. */
-static int rows_each(struct state *state, const char *query, unsigned bound,
+/* rows_read runs a query and calls `row` for each row. -1, and logged, if not all could be read. */
+static int rows_read(struct state *state, const char *query, unsigned bound,
                      void (*row)(sqlite3_stmt *statement, void *context), void *context)
 {
     sqlite3_stmt *statement;
@@ -306,6 +319,15 @@ static int rows_each(struct state *state, const char *query, unsigned bound,
         log_error("state: %s", sqlite3_errmsg(state->database));
     sqlite3_finalize(statement);
     return result == SQLITE_DONE ? 0 : -1;
+}
+
+static int rows_each(struct state *state, const char *query, unsigned bound,
+                     void (*row)(sqlite3_stmt *statement, void *context), void *context)
+{
+    pthread_mutex_lock(&state->database_lock);
+    int result = rows_read(state, query, bound, row, context);
+    pthread_mutex_unlock(&state->database_lock);
+    return result;
 }
 
 static uint64_t column_number(sqlite3_stmt *statement, int column)
@@ -469,6 +491,7 @@ static void state_free(struct state *state)
     pthread_cond_destroy(&state->written);
     pthread_cond_destroy(&state->asked);
     pthread_mutex_destroy(&state->lock);
+    pthread_mutex_destroy(&state->database_lock);
     free(state);
 }
 
@@ -483,6 +506,7 @@ struct state *state_open(const char *state_dir, struct text *error)
     }
     state->lock_fd = state->data_dir = -1;
     state->last = &state->first;
+    pthread_mutex_init(&state->database_lock, NULL);
     pthread_mutex_init(&state->lock, NULL);
     pthread_cond_init(&state->asked, NULL);
     pthread_cond_init(&state->written, NULL);

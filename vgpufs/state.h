@@ -32,7 +32,10 @@ void state_close(struct state *state);
 /* The folder that holds data/<vm>/<number>, as a descriptor that lives as long as the state. */
 int state_data_dir(const struct state *state);
 
-/* Reading, at the start, before anything is asked for. The callbacks' strings are theirs only. */
+/*
+ * Reading, at the start. What was asked for and is not written yet is not seen. The callbacks may
+ * ask, but neither load nor wait; their strings are theirs only.
+ */
 struct state_vm {
     unsigned id;
     uint64_t next_job, next_file; /* no number from here on was ever used */

@@ -514,8 +514,8 @@ class Vgpufs:
         try:
             status = self.wait_end(timeout)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"no end after SIGTERM:\n{self.log()[-4000:]}") from None
-        assert status == 0, f"exit status {status} after a stop:\n{self.log()[-4000:]}"
+            raise AssertionError(f"no end after SIGTERM:\n{self.evidence()}") from None
+        assert status == 0, f"exit status {status} after a stop:\n{self.evidence()}"
         assert not mounted(self.mountpoint), "still mounted after a clean stop"
         wait_until(lambda: not any(map(alive, executors)), what=f"executors {executors} end")
 
@@ -535,7 +535,7 @@ class Vgpufs:
         self.wait_end()
         unmount(self.mountpoint)
         self.start()
-        raise AssertionError(f"the daemon ended with {status}:\n{self.log()[-8000:]}")
+        raise AssertionError(f"the daemon ended with {status}:\n{self.evidence()}")
 
     def close(self):
         """The end of every test. Raises if the daemon did not end well or a sanitizer spoke."""
@@ -546,10 +546,9 @@ class Vgpufs:
             if self.process:
                 self.kill9()
             unmount(self.mountpoint)
-            log = self.log()
+            evidence = self.evidence()
             shutil.rmtree(self.dir, ignore_errors=True)
-        report = SANITIZER_REPORT.search(log)
-        assert not report, log[max(0, report.start() - 500):][:8000]
+        assert not SANITIZER_REPORT.search(evidence), evidence
 
     # What it says
 
@@ -557,6 +556,12 @@ class Vgpufs:
         if not self.log_file.exists():
             return ""
         return self.log_file.read_bytes().decode("utf-8", "backslashreplace")
+
+    def evidence(self):
+        """What of the log belongs into a failure: a sanitizer's report, or else its end."""
+        log = self.log()
+        report = SANITIZER_REPORT.search(log)
+        return log[max(0, report.start() - 300):][:8000] if report else log[-4000:]
 
     def wait_log(self, text):
         wait_until(lambda: text in self.log(), what=f"{text!r} in the log:\n{self.log()[-2000:]}")

@@ -455,6 +455,7 @@ def test_replacing_survives_kill9(vgpufs):
     daemon = vgpufs({"vgpufs": {"vms": "1-3"}})
     vm = daemon.vm(3)
     vm.write_data("file", b"0")
+    sync_folder(vm)
     for i in range(1, 21):
         vm.write_data("temporary", str(i).encode())
         os.rename(vm.data / "temporary", vm.data / "file")

@@ -457,6 +457,7 @@ def test_the_filter_denies():
     assert done.stdout == f"{errno.ENOSYS}\n", done.stderr
 
 
+@pytest.mark.root  # a filter takes fusermount3 its setuid bit (no_new_privs)
 def test_without_the_newer_system_calls(vgpufs):
     """All of the main path works on an older kernel."""
     daemon = vgpufs(prepare=deny_newer_calls)

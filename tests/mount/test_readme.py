@@ -35,7 +35,7 @@ def sessions():
 def normalised(text):
     """Numbers and quoted strings are of the machine and the moment; blanks may align."""
     text = re.sub(r'"[^"]*"', '"…"', text)
-    text = re.sub(r"\d+(\.\d+)?(e[+-]\d+)?", "N", text)
+    text = re.sub(r"(?<![A-Za-z0-9])\d+(\.\d+)?(e[+-]\d+)?", "N", text)  # but vm3 and f32 are names
     return re.sub(r"[ \t]+", " ", text).strip()
 
 

@@ -301,6 +301,39 @@ static void test_threads(void **unused)
     assert_vms("vm1 200 1 -\nvm2 200 1 -\nvm3 200 1 -\nvm4 200 1 -\n");
 }
 
+static void count_file(void *context, uint64_t number, const char *name)
+{
+    (void)name;
+    if (++*(unsigned *)context % 100 == 0) /* as the daemon does for bytes that are gone */
+        state_delete_file(opened, 2, number);
+}
+
+/* While one VM is loaded, what another one asked for is being written. */
+static void test_load_while_writing(void **unused)
+{
+    (void)unused;
+    enum { FILES = 1000 };
+    pthread_t writer;
+    void *result;
+    char name[16];
+    open_state();
+    for (uint64_t i = 1; i <= FILES; i++) {
+        snprintf(name, sizeof(name), "%" PRIu64, i);
+        state_put_file(opened, 1, i, name);
+    }
+    assert_int_equal(state_wait(opened, state_now(opened)), 0);
+    assert_int_equal(pthread_create(&writer, NULL, write_numbers, (void *)1), 0);
+    for (unsigned i = 0; i < 100; i++) {
+        unsigned count = 0;
+        assert_int_equal(state_load_files(opened, 1, count_file, &count), 0);
+        assert_int_equal(count, FILES);
+    }
+    pthread_join(writer, &result);
+    assert_int_equal((uintptr_t)result, 1);
+    reopen();
+    assert_vms("vm1 200 1 -\n");
+}
+
 static void test_second_opener(void **unused)
 {
     (void)unused;
@@ -403,7 +436,7 @@ static void damage_table(const char *name)
     assert_int_equal(sqlite3_open(scratch_path("state/state.db"), &database), SQLITE_OK);
     assert_int_equal(
         sqlite3_prepare_v2(database,
-                           "SELECT rootpage, page_size FROM sqlite_schema, pragma_page_size"
+                           "SELECT rootpage, page_size FROM sqlite_master, pragma_page_size"
                            " WHERE name = ?1",
                            -1, &statement, NULL),
         SQLITE_OK);
@@ -545,6 +578,7 @@ int main(void)
         STATE_TEST(test_tickets),
         STATE_TEST(test_killed),
         STATE_TEST(test_threads),
+        STATE_TEST(test_load_while_writing),
         STATE_TEST(test_second_opener),
         STATE_TEST(test_no_directory),
         STATE_TEST(test_newer_version),

@@ -4,6 +4,7 @@
 #include "config.h"
 #include "ctl/snapshot.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -49,6 +50,14 @@ static int word_append(struct text *line, char kind, const char *word)
     case 'p':
         if (number_parse(word, 0, 2, &priority) != 0)
             return -1;
+        break;
+    case 't': /* no pool is named by a number */
+        if (isdigit((unsigned char)*word)) {
+            if (request_parse_vm(word, &id) != 0)
+                return -1;
+            text_printf(line, " vm%u", id);
+            return 0;
+        }
         break;
     default:
         break;
