@@ -100,7 +100,7 @@ def test_unlink(vm):
     assert os.listdir(vm.data) == []
     assert errno_of(os.lstat, vm.data / "x") == "ENOENT"
     assert errno_of(os.unlink, vm.data / "x") == "ENOENT"
-    assert data_bytes(vm) == 0
+    wait_until(lambda: data_bytes(vm) == 0, what="the space is given back")
 
 
 def test_an_open_file_outlives_its_name(vm):

@@ -12,10 +12,11 @@
 #include <cmocka.h> /* after the headers that it needs */
 
 #define THREADS 8
-#define STAMPS  20000
+#define STAMPS  50000
 #define SECOND  UINT64_C(1000000000)
 
 static uint64_t stamps[THREADS][STAMPS];
+static pthread_barrier_t together;
 
 static uint64_t stamp_ns(void)
 {
@@ -38,6 +39,7 @@ static int compare(const void *a, const void *b)
 
 static void *take_stamps(void *row)
 {
+    pthread_barrier_wait(&together);
     for (size_t i = 0; i < STAMPS; i++)
         ((uint64_t *)row)[i] = stamp_ns();
     return NULL;
@@ -47,10 +49,12 @@ static void *take_stamps(void *row)
 static void take_all(uint64_t newer_than)
 {
     pthread_t threads[THREADS];
+    assert_int_equal(pthread_barrier_init(&together, NULL, THREADS), 0);
     for (size_t i = 0; i < THREADS; i++)
         assert_int_equal(pthread_create(&threads[i], NULL, take_stamps, stamps[i]), 0);
     for (size_t i = 0; i < THREADS; i++)
         pthread_join(threads[i], NULL);
+    pthread_barrier_destroy(&together);
     for (size_t i = 0; i < THREADS; i++)
         for (size_t k = 1; k < STAMPS; k++)
             assert_true(stamps[i][k - 1] < stamps[i][k]);

@@ -325,6 +325,32 @@ static void test_line_limit(void **state)
     assert_refused(&own, line, LINES_MAX_LINE, "unknown key xxxx");
 }
 
+/* More names than an error has room for: those that fit, and whole. */
+static void test_many_names(void **state)
+{
+    (void)state;
+    enum { COUNT = 60 };
+    static struct workload_info infos[COUNT];
+    static struct workload_param params[COUNT];
+    static char names[COUNT][32], keys[COUNT][32];
+    for (int i = 0; i < COUNT; i++) {
+        snprintf(names[i], sizeof(names[i]), "A_WORKLOAD_OF_NUMBER_%02d", i);
+        snprintf(keys[i], sizeof(keys[i]), "a_parameter_of_number_%02d", i);
+        params[i] = (struct workload_param){.name = keys[i], .type = PARAM_FILE_IN};
+        infos[i] = (struct workload_info){.name = names[i], .params = params, .param_count = COUNT};
+    }
+    const struct catalogue many = {infos, COUNT};
+    assert_refused(&many, "X", 1, "A_WORKLOAD_OF_NUMBER_00, A_WORKLOAD_OF_NUMBER_01, A_WORK");
+    assert_refused(&many, "A_WORKLOAD_OF_NUMBER_07 x=1", 27, "a_parameter_of_number_01, a_param");
+    /* More keys than a job may have, were a workload ever to declare so many. */
+    struct text line = {0};
+    text_puts(&line, names[0]);
+    for (int i = 0; i < COUNT; i++)
+        text_printf(&line, " %s=x", keys[i]);
+    assert_refused(&many, line.data, line.size, "more than 32 keys");
+    text_finish(&line);
+}
+
 static void test_trim(void **state)
 {
     (void)state;
@@ -605,7 +631,8 @@ int main(void)
         cmocka_unit_test(test_quoting),    cmocka_unit_test(test_claims),
         cmocka_unit_test(test_tags),       cmocka_unit_test(test_times),
         cmocka_unit_test(test_line_limit), cmocka_unit_test(test_trim),
-        cmocka_unit_test(test_catalogue),  cmocka_unit_test(test_mutations),
+        cmocka_unit_test(test_catalogue),  cmocka_unit_test(test_many_names),
+        cmocka_unit_test(test_mutations),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -87,6 +87,24 @@ static void test_quantiles(void **state)
     }
 }
 
+/* The rank is rounded up: the median of three is the second one, of four too. */
+static void test_ranks(void **state)
+{
+    (void)state;
+    static const struct {
+        double quantile;
+        uint64_t of_three, of_four;
+    } rows[] = {{0.1, 1, 1}, {0.3, 1, 2}, {0.5, 2, 2}, {0.51, 2, 3}, {0.7, 3, 3}, {0.99, 3, 4}};
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        struct histogram histogram = {0};
+        for (uint64_t value = 3; value > 0; value--)
+            histogram_add(&histogram, value);
+        assert_int_equal(histogram_quantile(&histogram, rows[i].quantile), rows[i].of_three);
+        histogram_add(&histogram, 4);
+        assert_int_equal(histogram_quantile(&histogram, rows[i].quantile), rows[i].of_four);
+    }
+}
+
 /* What is longer than the histogram reaches counts as the longest that it knows. */
 static void test_longest(void **state)
 {
@@ -105,9 +123,8 @@ static void test_longest(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_empty),
-        cmocka_unit_test(test_single_values),
-        cmocka_unit_test(test_quantiles),
+        cmocka_unit_test(test_empty),     cmocka_unit_test(test_single_values),
+        cmocka_unit_test(test_quantiles), cmocka_unit_test(test_ranks),
         cmocka_unit_test(test_longest),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -235,12 +235,16 @@ static void test_error_forgets(void **state)
     (void)state;
     struct lines lines = {0};
     struct got got = {0};
-    char *bytes = fill(LINES_MAX_LINE + 1);
-    assert_int_equal(WRITE(&lines, "unfinished", &got), 0);
-    assert_int_equal(write_exact(&lines, bytes, LINES_MAX_LINE + 1, &got), EFBIG);
-    assert_int_equal(WRITE(&lines, "NOP\n", &got), 0);
-    SEEN(&got, "NOP|");
-    got_clear(&got);
+    static const size_t too_long[] = {LINES_MAX_LINE + 1, LINES_MAX_BATCH + 1};
+    for (size_t i = 0; i < 2; i++) {
+        char *bytes = fill(too_long[i]);
+        assert_int_equal(WRITE(&lines, "unfinished", &got), 0);
+        assert_int_equal(write_exact(&lines, bytes, too_long[i], &got), EFBIG);
+        assert_int_equal(WRITE(&lines, "NOP\n", &got), 0);
+        SEEN(&got, "NOP|");
+        got_clear(&got);
+        free(bytes);
+    }
 
     got.answer = EDQUOT;
     assert_int_equal(WRITE(&lines, "a\nb\nrest", &got), EDQUOT);
@@ -258,7 +262,6 @@ static void test_error_forgets(void **state)
     assert_int_equal(WRITE(&lines, "d\n", &got), 0);
     SEEN(&got, "d|");
     got_clear(&got);
-    free(bytes);
     lines_finish(&lines);
 }
 

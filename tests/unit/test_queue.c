@@ -309,6 +309,24 @@ static void check_tenants(const struct pair *pair)
     }
 }
 
+/* check_arrivals: the list of the whole queue, from which the oldest wait is shown. */
+static void check_arrivals(const struct pair *pair)
+{
+    const struct queue_item *last = NULL;
+    uint64_t count = 0;
+    for (const struct queue_item *item = pair->queue.oldest; item; item = item->newer) {
+        const struct entry *entry = &pair->model.entries[item - pair->items];
+        assert_int_equal(entry->where, QUEUED);
+        assert_ptr_equal(item->older, last);
+        if (last)
+            assert_true(pair->model.entries[last - pair->items].sequence < entry->sequence);
+        last = item;
+        count++;
+    }
+    assert_ptr_equal(pair->queue.newest, last);
+    assert_int_equal(count, model_count(&pair->model));
+}
+
 static struct pair *pair_create(enum config_order order, uint64_t max_wait_us, uint64_t seed)
 {
     struct pair *pair = calloc(1, sizeof(*pair));
@@ -340,6 +358,7 @@ static void run_against_model(enum config_order order, uint64_t max_wait_us, uns
         if (i % 250 == 0) {
             check_list(pair);
             check_tenants(pair);
+            check_arrivals(pair);
         }
         if (i % 10000 == 0) /* now and then to the bottom */
             for (uint64_t left = queue_count(&pair->queue); left > 0; left--)
