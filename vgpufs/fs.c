@@ -417,43 +417,10 @@ static void fs_fallocate(fuse_req_t request, fuse_ino_t ino, int mode, off_t off
 
 /* Directories. */
 
-static void fs_opendir(fuse_req_t request, fuse_ino_t ino, struct fuse_file_info *info)
-{
-    struct node node;
-    struct node_listing *listing = calloc(1, sizeof(*listing));
-    if (!inside_for(request, ino, &node)) {
-        free(listing);
-        return;
-    }
-    int error = !listing || node_list(&node, listing) < 0 ? ENOSPC : 0;
-    node_release(&node);
-    info->fh = (uintptr_t)listing;
-    if (!error && fuse_reply_open(request, info) == 0)
-        return;
-    if (listing)
-        node_listing_finish(listing);
-    free(listing);
-    if (error)
-        fuse_reply_err(request, error);
-}
-
-static struct node_listing *listing_of(const struct fuse_file_info *info)
-{
-    return (struct node_listing *)(uintptr_t)info->fh;
-}
-
-static void fs_releasedir(fuse_req_t request, fuse_ino_t ino, struct fuse_file_info *info)
-{
-    (void)ino;
-    node_listing_finish(listing_of(info));
-    free(listing_of(info));
-    fuse_reply_err(request, 0);
-}
-
 static void fs_readdir(fuse_req_t request, fuse_ino_t ino, size_t size, off_t offset,
                        struct fuse_file_info *info)
 {
-    const struct node_listing *listing = listing_of(info);
+    const struct node_listing *listing = handle_listing(handle_of(info));
     char *buffer = malloc(size);
     size_t used = 0, i = 0;
     (void)ino;
@@ -531,8 +498,8 @@ const struct fuse_lowlevel_ops fs_operations = {
     .fsync = fs_fsync,
     .poll = fs_poll,
     .fallocate = fs_fallocate,
-    .opendir = fs_opendir,
-    .releasedir = fs_releasedir,
+    .opendir = fs_open,
+    .releasedir = fs_release,
     .readdir = fs_readdir,
     .fsyncdir = fs_fsyncdir,
     .statfs = fs_statfs,

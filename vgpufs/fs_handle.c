@@ -13,20 +13,27 @@
 #include <unistd.h>
 
 struct handle {
-    struct node node; /* its references are the handle's */
+    struct node node;               /* its references are the handle's */
+    struct handle *previous, *next; /* all that are open; handles_lock guards them */
     union {
         struct {                   /* CONTENT_TEXT */
             struct blob *snapshot; /* what reads return; NULL: not opened for reading */
             pthread_mutex_t lock;  /* guards `lines` */
             struct lines lines;
+            state_ticket accepted; /* what close() waits for; guarded by the lock too */
         } text;
         struct { /* CONTENT_RESULT */
             struct result_handle content;
             struct watcher watcher; /* the VM's lock guards it */
         } result;
-        int descriptor; /* CONTENT_BYTES */
+        int descriptor;              /* CONTENT_BYTES */
+        struct node_listing listing; /* CONTENT_DIRECTORY */
     };
 };
+
+/* No RELEASE comes for what is open when the daemon stops: handles_finish frees it. */
+static pthread_mutex_t handles_lock = PTHREAD_MUTEX_INITIALIZER; /* guards the list */
+static struct handle *handles;
 
 struct handle *handle_of(const struct fuse_file_info *info)
 {
@@ -38,9 +45,7 @@ static int mode_error(const struct node *node, int flags)
 {
     bool reads = (flags & O_ACCMODE) != O_WRONLY, writes = (flags & O_ACCMODE) != O_RDONLY;
     const struct node_type *type = node->type;
-    if (type->content == CONTENT_DIRECTORY)
-        return EISDIR;
-    if (type->content == CONTENT_BYTES)
+    if (type->content == CONTENT_DIRECTORY || type->content == CONTENT_BYTES)
         return 0;
     bool readable = type->content == CONTENT_RESULT || type->render;
     return (reads && !readable) || (writes && !type->accept) ? EACCES : 0;
@@ -70,46 +75,28 @@ static int bytes_open(struct handle *handle, int flags)
     return error;
 }
 
-int handle_open(const struct node *node, struct fuse_file_info *info)
+/* content_open opens what is behind the handle: 0, or an errno and there is nothing to close. */
+static int content_open(struct handle *handle, int flags)
 {
-    int error = mode_error(node, info->flags);
-    struct handle *handle = error ? NULL : calloc(1, sizeof(*handle));
-    if (!handle)
-        return error ? error : ENOSPC;
-    /* The handle has references of its own. */
-    error = node_resolve(node->server, node_self_ino(node), &handle->node);
-    if (error) {
-        free(handle);
+    switch (handle->node.type->content) {
+    case CONTENT_TEXT: {
+        int error = text_open(handle, flags);
+        if (error)
+            pthread_mutex_destroy(&handle->text.lock);
         return error;
     }
-    switch (node->type->content) {
-    case CONTENT_TEXT:
-        error = text_open(handle, info->flags);
-        break;
     case CONTENT_RESULT:
         pthread_mutex_init(&handle->result.content.lock, NULL);
-        break;
+        return 0;
     case CONTENT_BYTES:
-        error = bytes_open(handle, info->flags);
-        break;
+        return bytes_open(handle, flags);
     case CONTENT_DIRECTORY:
-        break;
+        return node_list(&handle->node, &handle->listing) < 0 ? ENOSPC : 0;
     }
-    if (error) {
-        if (node->type->content == CONTENT_TEXT)
-            pthread_mutex_destroy(&handle->text.lock);
-        node_release(&handle->node);
-        free(handle);
-        return error;
-    }
-    /* The page cache may keep a data file: only this mount changes it. All else is made anew. */
-    info->direct_io = node->type->content != CONTENT_BYTES;
-    info->keep_cache = node->type->content == CONTENT_BYTES;
-    info->fh = (uintptr_t)handle;
     return 0;
 }
 
-void handle_close(struct handle *handle)
+static void content_close(struct handle *handle)
 {
     struct vm *vm = handle->node.vm;
     switch (handle->node.type->content) {
@@ -129,10 +116,63 @@ void handle_close(struct handle *handle)
         close(handle->descriptor);
         break;
     case CONTENT_DIRECTORY:
+        node_listing_finish(&handle->listing);
         break;
     }
+}
+
+int handle_open(const struct node *node, struct fuse_file_info *info)
+{
+    int error = mode_error(node, info->flags);
+    struct handle *handle = error ? NULL : calloc(1, sizeof(*handle));
+    if (!handle)
+        return error ? error : ENOSPC;
+    /* The handle has references of its own. */
+    error = node_resolve(node->server, node_self_ino(node), &handle->node);
+    if (error) {
+        free(handle);
+        return error;
+    }
+    error = content_open(handle, info->flags);
+    if (error) {
+        node_release(&handle->node);
+        free(handle);
+        return error;
+    }
+    pthread_mutex_lock(&handles_lock);
+    handle->next = handles;
+    if (handles)
+        handles->previous = handle;
+    handles = handle;
+    pthread_mutex_unlock(&handles_lock);
+    /* The page cache may keep a data file: only this mount changes it. All else is made anew. */
+    info->direct_io = node->type->content != CONTENT_BYTES;
+    info->keep_cache = node->type->content == CONTENT_BYTES;
+    info->fh = (uintptr_t)handle;
+    return 0;
+}
+
+void handle_close(struct handle *handle)
+{
+    pthread_mutex_lock(&handles_lock);
+    if (handle->next)
+        handle->next->previous = handle->previous;
+    *(handle->previous ? &handle->previous->next : &handles) = handle->next;
+    pthread_mutex_unlock(&handles_lock);
+    content_close(handle);
     node_release(&handle->node);
     free(handle);
+}
+
+void handles_finish(void)
+{
+    while (handles)
+        handle_close(handles);
+}
+
+const struct node_listing *handle_listing(const struct handle *handle)
+{
+    return &handle->listing;
 }
 
 /* Reading. */
@@ -304,11 +344,19 @@ static int accept_batch(void *context, const struct line *batch, size_t count)
     return acceptance->node->type->accept(acceptance->node, batch, count);
 }
 
+/* note_accepted keeps what close() has to wait for; the handle's lines are locked. */
+static void note_accepted(struct handle *handle, int error)
+{
+    if (!error && handle->node.type->persistent)
+        handle->text.accepted = state_now(handle->node.server->state);
+}
+
 static int text_write(struct handle *handle, const char *bytes, size_t size)
 {
     struct acceptance acceptance = {.node = &handle->node};
     pthread_mutex_lock(&handle->text.lock);
     int error = lines_write(&handle->text.lines, bytes, size, accept_batch, &acceptance);
+    note_accepted(handle, error);
     pthread_mutex_unlock(&handle->text.lock);
     if (!error || acceptance.asked)
         return error;
@@ -357,13 +405,19 @@ int handle_flush(struct handle *handle)
     struct acceptance acceptance = {.node = &handle->node};
     pthread_mutex_lock(&handle->text.lock);
     int error = lines_flush(&handle->text.lines, accept_batch, &acceptance);
+    note_accepted(handle, error);
+    state_ticket accepted = handle->text.accepted;
     pthread_mutex_unlock(&handle->text.lock);
-    return error;
+    if (error || !handle->node.type->persistent)
+        return error;
+    return state_wait(handle->node.server->state, accepted);
 }
 
 int handle_fsync(struct handle *handle)
 {
     struct state *state = handle->node.server->state;
+    if (handle->node.type->persistent)
+        return state_wait(state, state_now(state));
     if (handle->node.type->content != CONTENT_BYTES)
         return 0;
     if (fdatasync(handle->descriptor) < 0)

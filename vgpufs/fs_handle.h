@@ -20,6 +20,11 @@ int handle_open(const struct node *node, struct fuse_file_info *info);
 struct handle *handle_of(const struct fuse_file_info *info);
 void handle_close(struct handle *handle);
 
+/* handles_finish frees all that are open, when no request can come any more. */
+void handles_finish(void);
+/* handle_listing: of an open directory. */
+const struct node_listing *handle_listing(const struct handle *handle);
+
 /* These reply, at once or when a job has ended. */
 void handle_read(struct handle *handle, fuse_req_t request, size_t size, uint64_t offset);
 void handle_write(struct handle *handle, fuse_req_t request, struct fuse_bufvec *in,

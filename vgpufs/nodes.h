@@ -70,7 +70,8 @@ struct node_type {
     const char *name; /* NULL: the parent has many of this kind, with names of their own */
     mode_t mode;      /* permission bits; stats_mode takes their place where `public` is set */
     enum node_content content;
-    bool public; /* any user may use it, as far as the mode goes */
+    bool persistent; /* what it accepts is in the state: close() waits until it is on disk */
+    bool public;     /* any user may use it, as far as the mode goes */
     /* render appends what a read returns. */
     void (*render)(const struct node *node, struct text *text);
     /* accept takes complete lines: 0 or an errno, and all or none of them. */

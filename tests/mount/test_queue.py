@@ -113,6 +113,7 @@ def test_hold_a_vm(vgpufs):
     held, other = daemon.vm(3), daemon.vm(4)
     daemon.ctl("hold vm3")
     assert held.status()["vm 3"]["held"] == "yes"
+    assert daemon.stats()["vm 3"]["held"] == "yes"
     held.submit("A:2:3:NOP tag=waits")
     assert other.run("A:0:4:NOP").header["status"] == "done", "lower, but not held"
     assert held.job_status("waits")["state"] == "queued"

@@ -12,7 +12,7 @@ POOL_KEYS = ("state order queued queued_high queued_medium queued_low running ol
              "failed cancelled timeout wait_us_p50 wait_us_p99 run_us_p50 run_us_p99 device_us "
              "executor_restarts").split()
 VM_KEYS = ("pool priority queued running done failed cancelled timeout device_us crashes "
-           "identity_rejected data_bytes").split()
+           "identity_rejected data_bytes held").split()
 
 
 def mixed_work(daemon):

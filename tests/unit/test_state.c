@@ -148,6 +148,7 @@ static void test_vms(void **unused)
                "vm65535 1 9223372036854775807 -\n");
     /* Each of the three alone; the others stay. */
     state_put_job_numbers(state, 3, 513);
+    state_put_identity(state, 4, "B:1:4");
     state_put_identity(state, 4, NULL);
     state = reopen();
     assert_vms("vm3 513 1025 pool=A priority=2 vm_id=3\nvm4 1 1 -\n"
@@ -500,6 +501,30 @@ static void test_disk_refuses(void **unused)
     assert_files(1, "8=old\n");
 }
 
+static void check_numbers(void *context, const struct state_vm *vm)
+{
+    assert_int_equal(vm->next_job, vm->id + 1);
+    ++*(unsigned *)context;
+}
+
+/* What is asked for while a group fails comes behind that group, and is not forgotten. */
+static void test_nothing_lost(void **unused)
+{
+    (void)unused;
+    enum { COUNT = 5000 };
+    unsigned count = 0;
+    open_state();
+    scratch_disk_full(1);
+    for (unsigned vm = 1; vm <= COUNT; vm++) {
+        state_put_job_numbers(opened, vm, 1);
+        state_put_job_numbers(opened, vm, vm + 1);
+    }
+    scratch_disk_full(0);
+    reopen();
+    state_load_vms(opened, check_numbers, &count);
+    assert_int_equal(count, COUNT);
+}
+
 /* With a disk that never comes back, closing does not hang, and nothing is written by halves. */
 static void test_close_without_disk(void **unused)
 {
@@ -586,6 +611,7 @@ int main(void)
         STATE_TEST(test_missing_table),
         STATE_TEST(test_unreadable_names),
         STATE_TEST(test_disk_refuses),
+        STATE_TEST(test_nothing_lost),
         STATE_TEST(test_close_without_disk),
         STATE_TEST(test_stamps_over_a_restart),
     };

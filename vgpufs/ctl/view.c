@@ -200,6 +200,7 @@ static const struct column vm_columns[] = {
     {"DEVICE-TIME", "device_us", cell_us, false, false, 2},
     {"BUSY", "device_us", cell_busy, false, false, 3},
     {"DATA", "data_bytes", cell_bytes, false, false, 4},
+    {"HELD", "held", cell_text, true, false, 3},
 };
 
 static bool always(const struct record *record)
@@ -208,7 +209,7 @@ static bool always(const struct record *record)
     return true;
 }
 
-/* vm_is_active: has the VM jobs, or has it ever done anything? */
+/* vm_is_active: has the VM jobs, has it ever done anything, or is it held? */
 static bool vm_is_active(const struct record *record)
 {
     static const char *const counters[] = {"queued",  "running",           "done",
@@ -217,7 +218,8 @@ static bool vm_is_active(const struct record *record)
     for (size_t i = 0; i < sizeof(counters) / sizeof(counters[0]); i++)
         if (record_count(record, counters[i]))
             return true;
-    return false;
+    const struct record_field *held = record_find(record, "held");
+    return held && strcmp(held->value, "yes") == 0;
 }
 
 struct table {
