@@ -155,6 +155,22 @@ static void assert_usage(uint64_t bytes, uint64_t files)
     assert_int_equal(count, files);
 }
 
+static void count_name(void *context, uint64_t number, const char *name)
+{
+    (void)number;
+    assert_non_null(name);
+    ++*(unsigned *)context;
+}
+
+/* assert_saved: so many names are in the state. */
+static void assert_saved(unsigned expected)
+{
+    unsigned count = 0;
+    wait_state();
+    assert_int_equal(state_load_files(state, VM, count_name, &count), 0);
+    assert_int_equal(count, expected);
+}
+
 static uint64_t nanoseconds(struct timespec time)
 {
     return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
@@ -194,6 +210,7 @@ static void test_unlink(void **unused)
     assert_int_equal(data_unlink(&data, "a"), 0);
     assert_true(nanoseconds(data.changed) > nanoseconds(before));
     assert_int_equal(data_unlink(&data, "a"), ENOENT);
+    assert_saved(0);
     assert_no_file("a");
     /* It is open: it lives on without a name, and counts. */
     struct stat stat;
@@ -350,6 +367,11 @@ static void test_truncate(void **unused)
     assert_int_equal(nanoseconds(file->mtime), touched);
     assert_usage(3, 1);
     assert_content(file, "123");
+    scratch_disk_full(1);
+    assert_int_not_equal(data_truncate(file, 100), 0);
+    scratch_disk_full(0);
+    assert_int_equal(nanoseconds(file->mtime), touched);
+    assert_usage(3, 1);
     assert_int_equal(data_truncate(file, QUOTA), 0);
     assert_usage(QUOTA, 1);
     assert_int_equal(data_truncate(file, 0), 0);
@@ -469,16 +491,17 @@ static void test_numbers(void **unused)
 {
     (void)unused;
     uint64_t last = 0;
-    for (unsigned i = 0; i < 2100; i++) {
-        uint64_t number = put("a", "");
-        assert_true(number > last);
-        last = number;
-        data_unlink(&data, "a");
-        if (i == 100 || i == 1500)
-            restart();
+    /* The block is of 1024. */
+    static const unsigned counts[] = {1, 1023, 1024, 1025, 2049};
+    for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++) {
+        for (unsigned k = 0; k < counts[i]; k++) {
+            uint64_t number = put("a", "");
+            assert_true(number > last);
+            last = number;
+            data_unlink(&data, "a");
+        }
+        restart();
     }
-    restart();
-    assert_true(put("a", "") > last);
 }
 
 static void make_bytes(const char *path)
@@ -509,6 +532,7 @@ static void test_sweep(void **unused)
     assert_false(has_backing(4711));
     assert_int_equal(access(scratch_path("state/data/3/notes.txt"), F_OK), 0);
     assert_usage(5, 1);
+    assert_saved(1);
     restart();
     assert_usage(5, 1);
 }
@@ -562,6 +586,7 @@ static void test_purge(void **unused)
     assert_false(has_backing(second));
     assert_content(open, "12345");
     assert_usage(5, 0);
+    assert_saved(0);
     data_unref(open);
     assert_usage(0, 0);
     assert_false(has_backing(first));

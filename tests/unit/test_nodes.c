@@ -458,6 +458,14 @@ static void test_listings(void **unused)
     assert_listing("vm3/jobs/fft1", ". .. command status result ");
     assert_listing("vm3/data", ". .. in.bin out.bin ");
     assert_listing("vm4/data", ". .. ");
+    /* By number, so that a file that comes or goes moves no other one's offset. */
+    static const char *const names[] = {"h", "c", "a", "f", "b", "g", "e", "d"};
+    for (size_t i = 0; i < 8; i++) {
+        struct data_file *file;
+        assert_int_equal(data_create(&vm_of(4)->data, names[i], true, &file), 0);
+        data_unref(file);
+    }
+    assert_listing("vm4/data", ". .. h c a f b g e d ");
     assert_listing("vm4/jobs", ". .. ");
 }
 
