@@ -214,8 +214,10 @@ void server_stop(struct server *server, int signals)
     wait_idle(server, signals);
     for (size_t i = 0; i < server->pool_count; i++)
         pool_stop(&server->pools[i], stopped);
-    session_unmount(server);
+    /* All jobs have ended, so nobody waits and nothing is notified: the thread goes before the
+     * descriptor that it writes to, and before those that may have to answer for it to go on. */
     notifier_destroy(server->notifier);
+    session_unmount(server);
     spawner_destroy(server->spawner);
     for (struct vm *vm = atomic_load(&server->vms); vm; vm = atomic_load(&vm->next))
         vm_save_numbers(vm);
