@@ -226,29 +226,32 @@ void data_unref(struct data_file *file)
     pthread_mutex_unlock(&data->lock);
 }
 
-/* number_take returns a file number that was never used; 0 if it could not be reserved. */
-static uint64_t number_take(struct data *data)
+/* numbers_ready reserves file numbers if there are none. It gives up the lock while it waits. */
+static int numbers_ready(struct data *data)
 {
-    if (data->next_file == data->reserved_file) {
+    while (data->next_file == data->reserved_file) {
         uint64_t reserved = data->reserved_file + NUMBER_BLOCK;
-        if (state_wait(data->state, state_put_file_numbers(data->state, data->vm, reserved)) != 0)
-            return 0;
-        data->reserved_file = reserved;
+        state_ticket ticket = state_put_file_numbers(data->state, data->vm, reserved);
+        pthread_mutex_unlock(&data->lock);
+        int error = state_wait(data->state, ticket);
+        pthread_mutex_lock(&data->lock);
+        if (error)
+            return ENOSPC;
+        if (data->reserved_file < reserved)
+            data->reserved_file = reserved;
     }
-    return data->next_file++;
+    return 0;
 }
 
 /* file_make makes a file with its backing file. `name` NULL: an output. */
 static int file_make(struct data *data, const char *name, struct data_file **made)
 {
-    int error = directory_ready(data);
+    int error = state_is_behind(data->state) ? ENOSPC : directory_ready(data);
     if (error)
         return error;
     if (data->by_number.count >= DATA_MAX_FILES)
         return EDQUOT;
-    uint64_t number = number_take(data);
-    if (!number)
-        return ENOSPC;
+    uint64_t number = data->next_file++;
     int descriptor = openat(data->directory, backing_name(number).text,
                             O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (descriptor < 0)
@@ -269,12 +272,12 @@ static int file_make(struct data *data, const char *name, struct data_file **mad
 
 int data_create(struct data *data, const char *name, bool exclusive, struct data_file **file)
 {
-    int error = 0;
     pthread_mutex_lock(&data->lock);
-    *file = file_by_name(data, name);
+    int error = file_by_name(data, name) ? 0 : numbers_ready(data);
+    *file = file_by_name(data, name); /* it may have come meanwhile */
     if (*file && exclusive)
         error = EEXIST;
-    else if (!*file)
+    else if (!*file && !error)
         error = file_make(data, name, file);
     if (!error)
         (*file)->references++;
@@ -340,7 +343,7 @@ int data_rename(struct data *data, const char *from, const char *to, bool no_rep
     else if (no_replace && file_by_name(data, to))
         error = EEXIST;
     else if (strcmp(from, to) != 0)
-        error = name_give(file, to);
+        error = state_is_behind(data->state) ? ENOSPC : name_give(file, to);
     pthread_mutex_unlock(&data->lock);
     return error;
 }
@@ -348,7 +351,9 @@ int data_rename(struct data *data, const char *from, const char *to, bool no_rep
 int data_create_output(struct data *data, struct data_file **file)
 {
     pthread_mutex_lock(&data->lock);
-    int error = file_make(data, NULL, file);
+    int error = numbers_ready(data);
+    if (!error)
+        error = file_make(data, NULL, file);
     if (!error)
         (*file)->references++;
     pthread_mutex_unlock(&data->lock);

@@ -17,17 +17,21 @@
 #include "table.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/stat.h>
 
 /* Files that a VM may have at once; more is EDQUOT. Their names are kept in memory. */
 #define DATA_MAX_FILES 65536
+/* Open data files of one VM: each is a descriptor of the daemon, which all VMs share. */
+#define DATA_MAX_OPEN 512
 
 struct data {
     pthread_mutex_t lock;
     struct state *state;
     unsigned vm;
+    _Atomic unsigned open_files;       /* of the guest; at most DATA_MAX_OPEN */
     int directory;                     /* data/<vm>; -1 until the first file */
     uint64_t next_file, reserved_file; /* numbers from next_file up to reserved_file are ours */
     struct table by_name, by_number;

@@ -32,8 +32,9 @@ static bool node_for(fuse_req_t request, fuse_ino_t ino, struct node *node)
     int error = node_resolve(server_of(request), ino, node);
     if (!error) {
         error = node_access(node, fuse_req_ctx(request)->uid);
-        /* Anybody may see that a VM's directory is there, as with any directory of mode 0700. */
-        if (error && node->type->kind != NODE_VM)
+        /* Anybody may see what is in the root, as with any file of mode 0400 in a folder of 0755.
+         */
+        if (error && node->type->parent != NODE_ROOT)
             node_release(node);
         else
             error = 0;
@@ -68,7 +69,7 @@ static double entry_timeout(const struct node *node)
     return node->type->name || node->type->kind == NODE_VM ? LONG_TIMEOUT : 0;
 }
 
-static void entry_of(const struct node *node, struct fuse_entry_param *entry)
+static void entry_of(fuse_req_t request, const struct node *node, struct fuse_entry_param *entry)
 {
     *entry = (struct fuse_entry_param){
         .ino = node_self_ino(node),
@@ -76,13 +77,13 @@ static void entry_of(const struct node *node, struct fuse_entry_param *entry)
         .attr_timeout = attr_timeout(node),
         .entry_timeout = entry_timeout(node),
     };
-    node_stat(node, &entry->attr);
+    node_stat_for(node, fuse_req_ctx(request)->uid, &entry->attr);
 }
 
 static void reply_entry(fuse_req_t request, struct node *node)
 {
     struct fuse_entry_param entry;
-    entry_of(node, &entry);
+    entry_of(request, node, &entry);
     fuse_reply_entry(request, &entry);
     node_release(node);
 }
@@ -90,7 +91,7 @@ static void reply_entry(fuse_req_t request, struct node *node)
 static void reply_attr(fuse_req_t request, const struct node *node)
 {
     struct stat stat;
-    node_stat(node, &stat);
+    node_stat_for(node, fuse_req_ctx(request)->uid, &stat);
     fuse_reply_attr(request, &stat, attr_timeout(node));
 }
 
@@ -327,7 +328,7 @@ static void fs_create(fuse_req_t request, fuse_ino_t parent, const char *name, m
         return;
     }
     struct fuse_entry_param entry;
-    entry_of(&node, &entry);
+    entry_of(request, &node, &entry);
     if (fuse_reply_create(request, &entry, info) < 0)
         handle_close(handle_of(info)); /* interrupted: no RELEASE will come */
     node_release(&node);

@@ -66,12 +66,22 @@ static int bytes_open(struct handle *handle, int flags)
 {
     /* The kernel may read what it caches from a file that is open for writing only. */
     bool reads_only = (flags & O_ACCMODE) == O_RDONLY;
+    struct data *data = &handle->node.vm->data;
+    if (atomic_fetch_add(&data->open_files, 1) >= DATA_MAX_OPEN) {
+        atomic_fetch_sub(&data->open_files, 1);
+        return vm_note_error(handle->node.vm, EDQUOT, "data/", "too many data files are open");
+    }
     handle->descriptor = data_open_backing(handle->node.file, reads_only ? O_RDONLY : O_RDWR);
-    if (handle->descriptor < 0)
-        return errno;
+    if (handle->descriptor < 0) {
+        int failure = errno;
+        atomic_fetch_sub(&data->open_files, 1);
+        return failure == EMFILE || failure == ENFILE ? ENOSPC : failure;
+    }
     int error = flags & O_TRUNC ? data_truncate(handle->node.file, 0) : 0;
-    if (error)
+    if (error) {
         close(handle->descriptor);
+        atomic_fetch_sub(&data->open_files, 1);
+    }
     return error;
 }
 
@@ -114,6 +124,7 @@ static void content_close(struct handle *handle)
         break;
     case CONTENT_BYTES:
         close(handle->descriptor);
+        atomic_fetch_sub(&vm->data.open_files, 1);
         break;
     case CONTENT_DIRECTORY:
         node_listing_finish(&handle->listing);

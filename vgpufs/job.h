@@ -47,6 +47,7 @@ struct job {
     const struct workload_info *workload;
     uint64_t number;
     uint64_t started_us, ended_us;
+    uint64_t kept_us; /* since when it is in its VM's list of ended jobs */
     uint32_t timeout_ms, deadline_ms;
     atomic_uint references;
     _Atomic uint32_t progress; /* per 10,000; UINT32_MAX: unknown */

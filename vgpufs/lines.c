@@ -74,8 +74,17 @@ static int lines_process(struct lines *lines, lines_accept_fn *accept, void *con
 /* lines_settle drops the buffer after an error, and a large one that is no longer needed. */
 static int lines_settle(struct lines *lines, int error)
 {
-    if (error || lines->pending.size == 0)
-        text_finish(&lines->pending);
+    struct text *pending = &lines->pending;
+    if (error || pending->size == 0) {
+        text_finish(pending);
+    } else if (pending->capacity > 4 * LINES_MAX_LINE) {
+        struct text rest = {0};
+        text_append(&rest, pending->data, pending->size);
+        if (!rest.failed) {
+            text_finish(pending);
+            *pending = rest;
+        }
+    }
     return error;
 }
 

@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -192,6 +193,7 @@ static int signals_take(void)
     sigaddset(&blocked, SIGUSR1); /* the receive loop's threads open it for themselves */
     pthread_sigmask(SIG_BLOCK, &blocked, NULL);
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGCHLD, SIG_DFL); /* a parent that ignores it would leave us without exit statuses */
     return signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
@@ -252,6 +254,8 @@ static void serve(struct server *server, const struct config *config, const char
             reload(server, config, mountpoint, &interval_ms);
         }
         server_expire(server);
+        if (interval_ms && stats_us > clock_now_us() + interval_ms * 1000)
+            stats_us = clock_now_us() + interval_ms * 1000; /* a reload has made it shorter */
         if (interval_ms && clock_now_us() >= stats_us) {
             stats_log(server);
             stats_us = clock_now_us() + interval_ms * 1000;
@@ -264,6 +268,11 @@ static int run(const struct options *options, struct config *config)
     struct server server = {0};
     struct text error = {0};
     int signals = signals_take();
+    struct rlimit files; /* each open data file is one here */
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
+        files.rlim_cur = files.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &files);
+    }
     int status = EXIT_FAILURE;
     if (server_start(&server, config, options->mount_options, &error) == 0) {
         log_info("%s is mounted%s", config->mountpoint,

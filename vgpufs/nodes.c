@@ -370,7 +370,8 @@ static struct timespec node_changed(const struct node *node)
     return changed;
 }
 
-void node_stat(const struct node *node, struct stat *stat)
+/* stat_fill leaves the size out if it is none of the asker's business: making it costs. */
+static void stat_fill(const struct node *node, bool with_size, struct stat *stat)
 {
     struct text text = {0};
     *stat = (struct stat){
@@ -388,6 +389,8 @@ void node_stat(const struct node *node, struct stat *stat)
         return;
     }
     stat->st_atim = stat->st_mtim = stat->st_ctim = node_changed(node);
+    if (!with_size)
+        return;
     if (node->type->content == CONTENT_RESULT)
         stat->st_size = result_size(node);
     else if (node->type->render)
@@ -395,6 +398,16 @@ void node_stat(const struct node *node, struct stat *stat)
     if (text.size)
         stat->st_size = (off_t)text.size;
     text_finish(&text);
+}
+
+void node_stat(const struct node *node, struct stat *stat)
+{
+    stat_fill(node, true, stat);
+}
+
+void node_stat_for(const struct node *node, uid_t uid, struct stat *stat)
+{
+    stat_fill(node, node_access(node, uid) == 0, stat);
 }
 
 /* Listing. Offsets: 1 and 2 for the dots, then kinds, then what has a number. */

@@ -94,8 +94,9 @@ int node_resolve(struct server *server, uint64_t ino, struct node *node);
 int node_lookup(const struct node *directory, const char *name, struct node *node);
 void node_release(struct node *node);
 
-/* node_stat fills in everything. */
+/* node_stat fills in everything; node_stat_for no size for a user who could not read the file. */
 void node_stat(const struct node *node, struct stat *stat);
+void node_stat_for(const struct node *node, uid_t uid, struct stat *stat);
 /* node_access: 0, or EACCES if that user has no business here, whatever the mode bits say. */
 int node_access(const struct node *node, uid_t uid);
 /* node_mode returns type and permission bits. */

@@ -134,6 +134,9 @@ static void put_back(struct pool *pool, struct slot *slot)
     job->started_us = 0;
     atomic_store_explicit(&job->state, JOB_QUEUED, memory_order_release);
     slot->run.job = NULL; /* the reference is the queue's again */
+    pthread_cond_broadcast(&pool->slots_changed);
+    if (job->queue.deadline_us)
+        pool_arm_timer(pool, job->queue.deadline_us);
 }
 
 /*
@@ -155,10 +158,10 @@ static void start_locked(struct slot *slot, int prepared, const char *error,
     } else if (prepared < 0) {
         slot_end(slot, JOB_FAILED, error, ending);
     } else if (slot->state == SLOT_BUSY) {
-        /* If this fails the connection is broken: its end will be read, and the job told why. */
+        /* If this fails the process is given up, and the job told why when it is waited for. */
         slot_send(slot, frame);
         run->limit_us = clock_now_us() + run->limit_ms * 1000;
-        pool_arm_timer(pool, run->limit_us);
+        pool_arm_timer(pool, slot_due_us(slot));
     } else {
         put_back(pool, slot);
         *abandoned = slot->run;
@@ -186,16 +189,20 @@ static void slot_start(struct slot *slot)
     pool_tell(pool, &ending);
 }
 
+bool pool_start_one(struct pool *pool)
+{
+    pthread_mutex_lock(&pool->lock);
+    struct slot *slot = take_next(pool);
+    pthread_mutex_unlock(&pool->lock);
+    if (slot)
+        slot_start(slot);
+    return slot != NULL;
+}
+
 void pool_dispatch(struct pool *pool)
 {
-    for (;;) {
-        pthread_mutex_lock(&pool->lock);
-        struct slot *slot = take_next(pool);
-        pthread_mutex_unlock(&pool->lock);
-        if (!slot)
-            return;
-        slot_start(slot);
-    }
+    while (pool_start_one(pool))
+        continue;
 }
 
 int pool_admit(struct pool *pool, uint64_t count)

@@ -95,7 +95,8 @@ void pool_finish(struct pool *pool);
 void pool_reload(struct pool *pool, const struct config_pool *config);
 
 struct pool_tenant *pool_tenant_create(struct pool *pool, struct vm *vm);
-void pool_tenant_destroy(struct pool_tenant *tenant); /* accepts NULL; only after pool_stop */
+/* pool_tenant_destroy accepts NULL; nothing of the tenant's may be queued or running. */
+void pool_tenant_destroy(struct pool_tenant *tenant);
 void pool_tenant_limit(struct pool_tenant *tenant, uint64_t max_running, unsigned share_percent);
 void pool_tenant_hold(struct pool_tenant *tenant, bool held);
 

@@ -17,6 +17,8 @@ uint64_t *pool_share_bucket(struct pool_tenant *tenant, uint64_t now_us);
 /* pool_arm_timer makes the timer fire at `due_us` if it would fire later. */
 void pool_arm_timer(struct pool *pool, uint64_t due_us);
 
+/* pool_start_one starts the next job; false if there is none or no slot. Not locked. */
+bool pool_start_one(struct pool *pool);
 /* pool_release gives back what a running job had taken. */
 void pool_release(struct pool *pool, const struct job *job);
 /* pool_tell does the rest of a job's end. The pool is not locked. */

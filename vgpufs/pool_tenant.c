@@ -81,6 +81,13 @@ void pool_tenant_destroy(struct pool_tenant *tenant)
 {
     if (!tenant)
         return;
+    struct pool *pool = tenant->pool;
+    pthread_mutex_lock(&pool->lock);
+    struct pool_tenant **link = &pool->tenants;
+    while (*link != tenant)
+        link = &(*link)->next;
+    *link = tenant->next;
+    pthread_mutex_unlock(&pool->lock);
     free(tenant->share_us);
     free(tenant);
 }

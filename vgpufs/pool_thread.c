@@ -65,8 +65,9 @@ static void expired_end(struct pool *pool)
 /* after_slot does what follows when a slot's lock is given up: start the next job, then tell. */
 static void after_slot(struct pool *pool, struct ending *ending)
 {
-    pool_dispatch(pool);
+    pool_start_one(pool);
     pool_tell(pool, ending);
+    pool_dispatch(pool); /* jobs that fail at their start may follow each other for long */
 }
 
 /* slot_event lets `handle` work on a slot with the pool locked, and does what follows from it. */

@@ -242,13 +242,19 @@ void server_reload(struct server *server, const struct config *config)
         log_info("vm%u is gone from the configuration: it drains", vm->id);
         atomic_store(&vm->gone, true);
     }
+    /* A VM that is new here may have lived before: its numbers go on. */
+    struct saved_vms saved = {calloc(CONFIG_MAX_VM_ID + 1, sizeof(struct state_vm))};
+    if (saved.rows)
+        state_load_vms(server->state, note_saved, &saved);
     for (size_t i = 0; i < config->vm_count; i++) {
-        struct vm *vm = server_find_vm(server, config->vms[i].id);
+        unsigned id = config->vms[i].id;
+        struct vm *vm = server_find_vm(server, id);
         if (vm)
             vm_reload(vm, &config->vms[i]);
-        else if (vm_add(server, &config->vms[i], NULL) < 0)
-            log_error("no memory for vm%u", config->vms[i].id);
+        else if (!saved.rows || vm_add(server, &config->vms[i], &saved.rows[id]) < 0)
+            log_error("no memory for vm%u", id);
     }
+    saved_vms_finish(&saved);
     for (size_t i = 0; i < server->pool_count; i++)
         pool_dispatch(&server->pools[i]);
     notifier_inval_root(server->notifier);

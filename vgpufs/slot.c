@@ -22,6 +22,7 @@
 #define KNOW_WHY_US     UINT64_C(100000) /* how long a job waits for its executor's exit status */
 #define FIRST_DELAY_US  UINT64_C(100000)
 #define MOST_DELAY_US   UINT64_C(30000000)
+#define MOST_GREETED_US UINT64_C(1000000)
 /* Of one executor in a row: whoever floods must not keep the pool from its timers and slots. */
 #define MOST_READS 16
 
@@ -38,14 +39,16 @@ void slot_init(struct slot *slot, struct pool *pool, unsigned index)
     link_init(&slot->link);
 }
 
-/* restart_delay_us grows with the failures in a row; the first restart is at once. */
-static uint64_t restart_delay_us(unsigned failures)
+/* restart_delay_us grows with the failures in a row; the first restart is at once. One that greeted
+ * works: what killed it was a job, and others must not wait long for that. */
+static uint64_t restart_delay_us(unsigned failures, bool greeted)
 {
+    uint64_t most = greeted ? MOST_GREETED_US : MOST_DELAY_US;
     if (failures <= 1)
         return 0;
     unsigned doublings = failures - 2 < 16 ? failures - 2 : 16;
     uint64_t delay = FIRST_DELAY_US << doublings;
-    return delay < MOST_DELAY_US ? delay : MOST_DELAY_US;
+    return delay < most ? delay : most;
 }
 
 /* slot_note_failure keeps why there is no executor. The log hears it once in a row, and not while
@@ -176,16 +179,19 @@ void slot_launch(struct slot *slot)
         snprintf(text, sizeof(text), "cannot start '%s': %s", pool->executor[0], strerror(error));
         slot->failures++;
         slot_note_failure(slot, text);
-        slot->due_us = clock_now_us() + restart_delay_us(slot->failures + 1);
+        slot->due_us = clock_now_us() + restart_delay_us(slot->failures + 1, false);
     } else {
         slot->pid = pid;
         slot->state = SLOT_STARTING;
+        slot->greeted = false;
         slot->due_us = clock_now_us() + HELLO_US;
         link_open(&slot->link, connection, errors);
         watch(slot, connection, POOL_EVENT_FRAMES);
         watch(slot, errors, POOL_EVENT_ERRORS);
         state_put_executor(pool->server->state, pid, process_start_time(pid));
         slot_greet(slot); /* if that fails, the end of the connection will be read */
+        if (pool->quitting)
+            slot_lose(slot); /* slot_quit found none to end */
     }
     pthread_mutex_unlock(&pool->lock);
 }
@@ -215,6 +221,7 @@ static const char *take_hello(struct slot *slot, const struct frame *frame)
         return "its hello has a malformed backend or pid";
     slot->descriptors = descriptors && strcmp(descriptors, "yes") == 0;
     slot->state = SLOT_IDLE;
+    slot->greeted = true;
     slot->due_us = UINT64_MAX;
     slot->failure[0] = '\0';
     slot->answered = true;
@@ -233,6 +240,7 @@ static const char *take_refusal(struct slot *slot, const struct frame *frame)
     slot_note_failure(slot, text.failed ? "it refuses" : text.data);
     text_finish(&text);
     slot_lose(slot);
+    slot->greeted = false;
     slot->failures = 16; /* asking again soon would not help */
     return NULL;
 }
@@ -376,25 +384,28 @@ static bool slot_reap(struct slot *slot, uint64_t now_us, struct ending *ending)
 {
     char text[COMMAND_MAX_ERROR];
     int status;
-    pid_t reaped = waitpid(slot->pid, &status, WNOHANG);
-    if (reaped == 0) {
+    siginfo_t dead = {.si_pid = 0};
+    /* Not reaped yet: until then its number, and its group's, are nobody else's. */
+    int failed = waitid(P_PID, (id_t)slot->pid, &dead, WEXITED | WNOHANG | WNOWAIT);
+    if (failed == 0 && dead.si_pid == 0) {
         if (now_us - slot->lost_us >= KNOW_WHY_US)
             slot_death(slot, "the executor closed its connection", ending);
         slot->waits++;
         slot->due_us = now_us + (UINT64_C(1000) << (slot->waits < 7 ? slot->waits : 7));
         return false;
     }
-    if (reaped > 0)
+    kill(-slot->pid, SIGKILL); /* children that it left behind in its group */
+    if (failed == 0 && waitpid(slot->pid, &status, 0) > 0)
         death_words(slot, status, text, sizeof(text));
     else
         snprintf(text, sizeof(text), "the executor is gone");
     slot_death(slot, text, ending);
     state_delete_executor(slot->pool->server->state, slot->pid);
-    kill(-slot->pid, SIGKILL); /* children that it left behind in its group */
     slot->pid = 0;
     slot->state = SLOT_DOWN;
     slot->pool->counters.executor_restarts += !slot->pool->quitting;
-    slot->due_us = slot->pool->quitting ? UINT64_MAX : now_us + restart_delay_us(slot->failures);
+    slot->due_us = slot->pool->quitting ? UINT64_MAX
+                                        : now_us + restart_delay_us(slot->failures, slot->greeted);
     return true;
 }
 
@@ -436,10 +447,12 @@ bool slot_tick(struct slot *slot, uint64_t now_us, struct ending *ending)
 
 uint64_t slot_due_us(const struct slot *slot)
 {
-    if (slot->state == SLOT_IDLE || slot->run.preparing)
+    if (slot->state == SLOT_IDLE)
         return UINT64_MAX;
     if (slot->state != SLOT_BUSY)
         return slot->due_us;
+    if (slot->run.preparing)
+        return UINT64_MAX; /* its limit begins when it is sent */
     return slot->run.kill_us < slot->run.limit_us ? slot->run.kill_us : slot->run.limit_us;
 }
 
@@ -447,7 +460,10 @@ int slot_send(struct slot *slot, const struct text *frame)
 {
     int descriptors[FRAME_MAX_DESCRIPTORS];
     size_t count = run_descriptors(&slot->run, descriptors);
-    return link_send(&slot->link, frame, descriptors, count);
+    if (link_send(&slot->link, frame, descriptors, count) == 0)
+        return 0;
+    slot_lose(slot); /* half a frame may be out: nothing more can be said */
+    return -1;
 }
 
 void slot_ask_cancel(struct slot *slot, const char *error)

@@ -33,6 +33,7 @@ struct slot {
     struct run run;
     char backend[16], device[256], host[256]; /* as its hello said, escaped where shown */
     char reported_pid[24];
+    bool greeted;      /* this process has said hello */
     bool descriptors;  /* it takes data files as descriptors */
     bool answered;     /* since the daemon's start it has said hello or failed */
     unsigned failures; /* in a row, without a job done in between */

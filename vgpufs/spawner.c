@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/select.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -48,6 +50,12 @@ static void child_run(char *const *words, int connection, int errors, int report
     if (getppid() != parent)
         _exit(127); /* the daemon died before the line above */
     setpgid(0, 0);
+    /* The daemon raises its limit of descriptors; programs that use select(2) must not see that. */
+    struct rlimit files;
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur > FD_SETSIZE) {
+        files.rlim_cur = FD_SETSIZE;
+        setrlimit(RLIMIT_NOFILE, &files);
+    }
     if (dup2(connection, 0) == 0 && dup2(connection, 1) == 1 && dup2(errors, 2) == 2)
         execvp(words[0], words);
     int error = errno;

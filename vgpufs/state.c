@@ -17,6 +17,8 @@
 
 /* Raised whenever the tables change; a newer file is refused, an older one migrated here. */
 #define SCHEMA_VERSION 1
+/* What guests may have the writer keep in memory while the disk refuses. */
+#define MOST_WAITING 16384
 
 static const char schema[] =
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;"
@@ -79,7 +81,8 @@ struct state {
     pthread_cond_t asked, written;
     struct change *first, **last;
     state_ticket newest, durable;
-    int failure; /* errno of the last attempt to write, 0 if it succeeded */
+    int failure;    /* errno of the last attempt to write, 0 if it succeeded */
+    size_t waiting; /* changes that were asked for and are not on disk */
     bool stopping;
 };
 
@@ -150,12 +153,14 @@ static void bytes_remove(struct state *state, const struct change *group)
     }
 }
 
-static void group_free(struct change *group)
+static size_t group_free(struct change *group)
 {
-    for (struct change *next; group; group = next) {
+    size_t count = 0;
+    for (struct change *next; group; group = next, count++) {
         next = group->next;
         free(group);
     }
+    return count;
 }
 
 /* writer_pause waits a second, or until the state is to be closed, before the next attempt. */
@@ -185,12 +190,14 @@ static void *writer_run(void *argument)
         state->last = &state->first;
         pthread_mutex_unlock(&state->lock);
         int error = group_write(state, group);
+        size_t written = 0;
         if (!error) {
             bytes_remove(state, group);
-            group_free(group);
+            written = group_free(group);
         }
         pthread_mutex_lock(&state->lock);
         state->failure = error;
+        state->waiting -= written;
         if (!error) {
             state->durable = ticket;
         } else { /* back in front of what came meanwhile */
@@ -221,6 +228,7 @@ static state_ticket state_ask(struct state *state, const struct change *wanted, 
         memcpy(change->text, text ? text : "", size);
         *state->last = change;
         state->last = &change->next;
+        state->waiting++;
     } else {
         log_error("state: no memory: a change is lost");
     }
@@ -286,6 +294,14 @@ int state_wait(struct state *state, state_ticket ticket)
     int error = state->durable >= ticket ? 0 : state->failure;
     pthread_mutex_unlock(&state->lock);
     return error;
+}
+
+bool state_is_behind(struct state *state)
+{
+    pthread_mutex_lock(&state->lock);
+    bool behind = state->waiting >= MOST_WAITING;
+    pthread_mutex_unlock(&state->lock);
+    return behind;
 }
 
 state_ticket state_now(struct state *state)

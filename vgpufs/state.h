@@ -65,6 +65,9 @@ state_ticket state_delete_executor(struct state *state, pid_t pid);
 
 /* state_wait returns when all up to the ticket is on disk. 0, or an errno when the disk refuses. */
 int state_wait(struct state *state, state_ticket ticket);
+/* state_is_behind: guests' changes that can be refused must be (ENOSPC), or they fill the memory.
+ */
+bool state_is_behind(struct state *state);
 /* state_now is the ticket of all that was asked for so far. */
 state_ticket state_now(struct state *state);
 

@@ -165,6 +165,9 @@ void vm_newest_set(struct vm *vm, struct job *job)
 {
     if (job)
         job_ref(job);
+    /* Who polls the VM's result may have something to read now, or another job to wait for. */
+    if (vm->newest.job && vm->newest.job != job)
+        watchers_notify(vm->server, vm->newest.job);
     job_unref(vm->newest.job);
     blob_unref(vm->newest.rejection);
     vm->newest = (struct newest){.job = job};
@@ -259,47 +262,60 @@ int vm_reject(struct vm *vm, enum submit_via via, struct job *target, int number
     return number;
 }
 
-/* identity_take judges the claim and stores it. 0, EINVAL or EACCES and `error` in words. */
-static int identity_take(struct vm *vm, const struct line *line, char *error)
+/* identity_check judges the claim. 0 and *identity, or an errno and `error` in words; the VM is
+ * locked. */
+static int identity_check(struct vm *vm, const struct line *line, struct identity *identity,
+                          char *error)
 {
     struct claim claim;
-    struct identity identity;
-    struct text written = {0};
-    int failure = EINVAL;
-    if (memchr(line->bytes, '\0', line->size))
+    if (memchr(line->bytes, '\0', line->size)) {
         snprintf(error, COMMAND_MAX_ERROR, "a NUL byte is no part of an identity");
-    else
-        failure = identity_parse(line->bytes, &claim, error, COMMAND_MAX_ERROR);
+        return EINVAL;
+    }
+    int failure = identity_parse(line->bytes, &claim, error, COMMAND_MAX_ERROR);
     if (failure)
         return failure;
-    pthread_mutex_lock(&vm->lock);
-    failure = identity_judge(vm->server->config, &vm->config, &claim, &identity, error,
-                             COMMAND_MAX_ERROR);
-    if (failure) {
-        vm->counters.identity_rejected++;
-    } else {
-        text_append(&written, line->bytes, line->size);
-        text_append(&written, "\n", line->newline);
-        blob_unref(vm->identity_written);
-        vm->identity_written = blob_from_text(&written);
-        vm->identity = identity;
-        vm->identity_set = true;
-        state_put_identity(vm->server->state, vm->id, line->bytes);
-        vm_touch(vm);
+    if (state_is_behind(vm->server->state)) {
+        snprintf(error, COMMAND_MAX_ERROR, "the state cannot be written: see the host's log");
+        return ENOSPC;
     }
-    pthread_mutex_unlock(&vm->lock);
+    failure =
+        identity_judge(vm->server->config, &vm->config, &claim, identity, error, COMMAND_MAX_ERROR);
+    vm->counters.identity_rejected += failure != 0;
     return failure;
+}
+
+/* identity_store makes the line's claim the VM's identity; the VM is locked. */
+static void identity_store(struct vm *vm, const struct line *line, const struct identity *identity)
+{
+    struct text written = {0}, saved = {0};
+    text_append(&written, line->bytes, line->size);
+    text_append(&written, "\n", line->newline);
+    blob_unref(vm->identity_written);
+    vm->identity_written = blob_from_text(&written);
+    vm->identity = *identity;
+    vm->identity_set = true;
+    text_printf(&saved, "%s:%u:%u", vm->server->pools[identity->pool].name, identity->priority,
+                vm->id);
+    if (!saved.failed)
+        state_put_identity(vm->server->state, vm->id, saved.data);
+    text_finish(&saved);
+    vm_touch(vm);
 }
 
 int vm_set_identity(struct vm *vm, const struct line *batch, size_t count)
 {
     char error[COMMAND_MAX_ERROR] = "";
-    for (size_t i = 0; i < count; i++) {
-        int failure = identity_take(vm, &batch[i], error);
-        if (failure)
-            return vm_reject(vm, VIA_SUBMIT, NULL, failure, &batch[i], error);
-    }
-    return 0;
+    struct identity identity;
+    size_t judged = 0;
+    int failure = 0;
+    pthread_mutex_lock(&vm->lock);
+    for (; judged < count && !failure; judged++)
+        failure = identity_check(vm, &batch[judged], &identity, error);
+    if (!failure && count) /* the last one holds */
+        identity_store(vm, &batch[count - 1], &identity);
+    pthread_mutex_unlock(&vm->lock);
+    return failure ? vm_reject(vm, VIA_SUBMIT, NULL, failure, &batch[judged - 1], error) : 0;
 }
 
 void vm_hold(struct vm *vm, bool held)

@@ -90,6 +90,7 @@ void vm_ended_enter(struct vm *vm, struct job *job)
     *(list->last ? &list->last->next : &list->first) = job;
     list->last = job;
     list->count++;
+    job->kept_us = clock_now_us();
     job->listed = true;
 }
 
@@ -115,7 +116,10 @@ static bool forget_one(struct vm *vm)
 
 bool vm_make_room(struct vm *vm, uint64_t count)
 {
-    if (count > vm->config.max_jobs)
+    /* All or nothing: what is refused must not cost the results of earlier jobs. */
+    uint64_t ended = vm->ended.count + vm->ended_read.count;
+    if (count > vm->config.max_jobs ||
+        vm->jobs_by_number.count - ended > vm->config.max_jobs - count)
         return false;
     while (vm->jobs_by_number.count > vm->config.max_jobs - count)
         if (!forget_one(vm))
@@ -125,7 +129,7 @@ bool vm_make_room(struct vm *vm, uint64_t count)
 
 static void expire_list(struct vm *vm, struct ended_list *list, uint64_t now)
 {
-    while (list->first && now - list->first->ended_us > vm->config.retain_for_ms * 1000) {
+    while (list->first && now - list->first->kept_us > vm->config.retain_for_ms * 1000) {
         vm_job_leave(vm, list->first);
         vm->jobs_changed = clock_change();
     }
@@ -312,35 +316,40 @@ int vm_set_priority(struct vm *vm, const char *tag, unsigned priority)
     return moved ? 0 : EINVAL;
 }
 
-/* ctl_line does what one line of the guest's ctl asks for; `error` in words. */
-static int ctl_line(struct vm *vm, const struct line *line, char *error)
+/* ctl_parse reads `cancel TAG` or `cancel all`. 0, or EINVAL and `error` in words. */
+static int ctl_parse(struct vm *vm, const struct line *line, char tag[COMMAND_MAX_TAG + 1],
+                     char *error)
 {
     static const char verb[] = "cancel";
-    char tag[COMMAND_MAX_TAG + 1];
     struct line word = command_trim(line->bytes, line->size);
     size_t verb_size = sizeof(verb) - 1;
     snprintf(error, COMMAND_MAX_ERROR, "ctl takes cancel TAG or cancel all");
     if (word.size <= verb_size || memcmp(word.bytes, verb, verb_size) != 0)
         return EINVAL;
     struct line name = command_trim(word.bytes + verb_size, word.size - verb_size);
-    if (name.bytes == word.bytes + verb_size || name.size >= sizeof(tag))
+    if (name.bytes == word.bytes + verb_size || name.size > COMMAND_MAX_TAG)
         return EINVAL;
     memcpy(tag, name.bytes, name.size);
     tag[name.size] = '\0';
-    int failure = vm_cancel(vm, tag);
-    if (failure)
+    struct job *job = strcmp(tag, "all") == 0 ? NULL : vm_find_tag(vm, tag);
+    bool found = job || strcmp(tag, "all") == 0;
+    job_unref(job);
+    if (!found)
         snprintf(error, COMMAND_MAX_ERROR, "vm%u has no job %s", vm->id, tag);
-    return failure;
+    return found ? 0 : EINVAL;
 }
 
 int vm_ctl(struct vm *vm, const struct line *batch, size_t count)
 {
-    char error[COMMAND_MAX_ERROR];
+    char error[COMMAND_MAX_ERROR], tag[COMMAND_MAX_TAG + 1];
     for (size_t i = 0; i < count; i++) {
-        int failure = ctl_line(vm, &batch[i], error);
+        int failure = ctl_parse(vm, &batch[i], tag, error);
         if (failure)
             return vm_reject(vm, VIA_SUBMIT, NULL, failure, &batch[i], error);
     }
+    for (size_t i = 0; i < count; i++)
+        if (ctl_parse(vm, &batch[i], tag, error) == 0) /* it may be forgotten by now */
+            vm_cancel(vm, tag);
     return 0;
 }
 
@@ -392,8 +401,9 @@ void vm_job_ended(struct job *job, const struct job_outcome *outcome)
     watchers_notify(vm->server, job);
     if (!job->forgotten)
         vm_ended_enter(vm, job);
-    bool hold = vm->config.max_crashes && vm->crashes_in_row >= vm->config.max_crashes &&
-                !atomic_load(&vm->held);
+    unsigned crashes = vm->crashes_in_row;
+    bool hold =
+        vm->config.max_crashes && crashes >= vm->config.max_crashes && !atomic_load(&vm->held);
     vm_retain(vm);
     pthread_mutex_unlock(&vm->lock);
 
@@ -402,7 +412,7 @@ void vm_job_ended(struct job *job, const struct job_outcome *outcome)
         vm_job_read(vm, job->number);
     if (hold) {
         log_warning("vm%u is held after %u crashes in a row: 'vgpuctl release vm%u' lets it go on",
-                    vm->id, vm->crashes_in_row, vm->id);
+                    vm->id, crashes, vm->id);
         vm_hold(vm, true);
     }
 }

@@ -325,6 +325,14 @@ int vm_submit(struct vm *vm, enum submit_via via, struct job *target, const stru
         .per_pool = calloc(vm->server->pool_count, sizeof(uint64_t)),
     };
     int failure = 0;
+    pthread_mutex_lock(&vm->lock);
+    uint64_t most = vm->config.max_queued + vm->config.max_jobs;
+    pthread_mutex_unlock(&vm->lock);
+    if (count > most) { /* before a job is made for each line */
+        submission_finish(&submission);
+        return vm_reject(vm, via, target, EDQUOT, &batch[count - 1],
+                         "more lines than this VM may have jobs queued and retained");
+    }
     if (!submission.drafts || !submission.per_pool) {
         submission_finish(&submission);
         return ENOSPC;
