@@ -140,6 +140,16 @@ static int refuse_line(const struct node *node, int error, const struct line *li
                   .render = the_render,                                                            \
                   .accept = the_accept,                                                            \
                   .refuse = the_refuse}
+#define PERSISTENT(the_kind, the_parent, the_name, the_mode, the_render, the_accept, the_refuse)   \
+    [the_kind] = {.kind = the_kind,                                                                \
+                  .parent = the_parent,                                                            \
+                  .name = the_name,                                                                \
+                  .mode = the_mode,                                                                \
+                  .content = CONTENT_TEXT,                                                         \
+                  .persistent = true,                                                              \
+                  .render = the_render,                                                            \
+                  .accept = the_accept,                                                            \
+                  .refuse = the_refuse}
 #define PUBLIC(the_kind, the_name, the_render)                                                     \
     [the_kind] = {.kind = the_kind,                                                                \
                   .parent = NODE_ROOT,                                                             \
@@ -170,15 +180,8 @@ const struct node_type node_types[NODE_KINDS] = {
     TEXT(NODE_SUBMIT, NODE_VM, "submit", 0200, NULL, accept_submit, refuse_line),
     RESULT(NODE_RESULT, NODE_VM),
     TEXT(NODE_STATUS, NODE_VM, "status", 0400, render_status, NULL, NULL),
-    [NODE_IDENTITY] = {.kind = NODE_IDENTITY,
-                       .parent = NODE_VM,
-                       .name = "identity",
-                       .mode = 0600,
-                       .content = CONTENT_TEXT,
-                       .persistent = true,
-                       .render = render_identity,
-                       .accept = accept_identity,
-                       .refuse = refuse_line},
+    PERSISTENT(NODE_IDENTITY, NODE_VM, "identity", 0600, render_identity, accept_identity,
+               refuse_line),
     TEXT(NODE_VM_CTL, NODE_VM, "ctl", 0200, NULL, accept_vm_ctl, refuse_line),
     DIRECTORY(NODE_JOBS, NODE_VM, "jobs", 0700),
     DIRECTORY(NODE_JOB, NODE_JOBS, NULL, 0700),
