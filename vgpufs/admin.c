@@ -45,60 +45,78 @@ static struct vm *vm_named(struct server *server, const char *name)
     return server_find_vm(server, (unsigned)id);
 }
 
-static int hold(struct server *server, const char *name, bool held)
+/*
+ * A verb is run twice: first to look whether everything it names is there (`really` false), for all
+ * lines of the batch, then to do it. 0 or EINVAL.
+ */
+typedef int verb_fn(struct server *server, const struct words *words, bool really);
+
+static int hold(struct server *server, const char *name, bool held, bool really)
 {
     struct vm *vm = vm_named(server, name);
     struct pool *pool = server_find_pool(server, name);
-    if (vm)
+    if (vm && really)
         vm_hold(vm, held);
-    else if (pool)
+    else if (pool && really)
         pool_hold(pool, held);
     return vm || pool ? 0 : EINVAL;
 }
 
-static int do_hold(struct server *server, const struct words *words)
+static int do_hold(struct server *server, const struct words *words, bool really)
 {
-    return hold(server, words->word[1], true);
+    return hold(server, words->word[1], true, really);
 }
 
-static int do_release(struct server *server, const struct words *words)
+static int do_release(struct server *server, const struct words *words, bool really)
 {
-    return hold(server, words->word[1], false);
+    return hold(server, words->word[1], false, really);
 }
 
-static int do_drain(struct server *server, const struct words *words)
+static int do_drain(struct server *server, const struct words *words, bool really)
 {
     (void)words;
-    atomic_store(&server->draining, true);
+    if (really)
+        atomic_store(&server->draining, true);
     return 0;
 }
 
-static int do_resume(struct server *server, const struct words *words)
+static int do_resume(struct server *server, const struct words *words, bool really)
 {
     (void)words;
-    atomic_store(&server->draining, false);
+    if (really)
+        atomic_store(&server->draining, false);
     return 0;
 }
 
-static int do_cancel(struct server *server, const struct words *words)
+static bool has_job(struct vm *vm, const char *tag)
+{
+    struct job *job = vm_find_tag(vm, tag);
+    job_unref(job);
+    return job != NULL;
+}
+
+static int do_cancel(struct server *server, const struct words *words, bool really)
 {
     struct vm *vm = vm_named(server, words->word[1]);
-    return vm ? vm_cancel(vm, words->word[2]) : EINVAL;
+    const char *tag = words->word[2];
+    if (!vm || (strcmp(tag, "all") != 0 && !has_job(vm, tag)))
+        return EINVAL;
+    return really ? vm_cancel(vm, tag) : 0;
 }
 
-static int do_priority(struct server *server, const struct words *words)
+static int do_priority(struct server *server, const struct words *words, bool really)
 {
     struct vm *vm = vm_named(server, words->word[1]);
     uint64_t priority;
-    if (!vm || number_parse(words->word[3], 0, 2, &priority) < 0)
+    if (!vm || !has_job(vm, words->word[2]) || number_parse(words->word[3], 0, 2, &priority) < 0)
         return EINVAL;
-    return vm_set_priority(vm, words->word[2], (unsigned)priority);
+    return really ? vm_set_priority(vm, words->word[2], (unsigned)priority) : 0;
 }
 
-static int do_purge(struct server *server, const struct words *words)
+static int do_purge(struct server *server, const struct words *words, bool really)
 {
     struct vm *vm = vm_named(server, words->word[1]);
-    if (vm)
+    if (vm && really)
         vm_purge(vm);
     return vm ? 0 : EINVAL;
 }
@@ -107,7 +125,7 @@ static const struct verb {
     const char *name;
     size_t words; /* the verb included */
     const char *usage;
-    int (*run)(struct server *server, const struct words *words);
+    verb_fn *run;
 } verbs[] = {
     {"hold", 2, "hold POOL|vmN", do_hold},
     {"release", 2, "release POOL|vmN", do_release},
@@ -130,7 +148,8 @@ int admin_refuse(int error, const struct line *line, const char *text)
     return error;
 }
 
-static int admin_line(struct server *server, const struct line *line)
+/* admin_line looks at a line, or does what it asks for. */
+static int admin_line(struct server *server, const struct line *line, bool really)
 {
     struct words words;
     const struct verb *verb = NULL;
@@ -142,21 +161,32 @@ static int admin_line(struct server *server, const struct line *line)
     if (!verb)
         return admin_refuse(EINVAL, line,
                             "verbs: hold, release, drain, resume, cancel, priority, purge");
-    int error = verb->words == words.count ? verb->run(server, &words) : EINVAL;
-    if (error)
-        return admin_refuse(error, line, verb->usage);
+    int error = verb->words == words.count ? verb->run(server, &words, really) : EINVAL;
+    return error ? admin_refuse(error, line, verb->usage) : 0;
+}
+
+/* admin_note keeps the line for reading back, and logs it. */
+static void admin_note(const struct line *line)
+{
+    struct text escaped = {0};
     pthread_mutex_lock(&last_lock);
     snprintf(last, sizeof(last), "%.*s%s", (int)line->size, line->bytes, line->newline ? "\n" : "");
     pthread_mutex_unlock(&last_lock);
-    log_info("ctl: %.*s", (int)line->size, line->bytes);
-    return 0;
+    text_escape(&escaped, line->bytes, line->size, 200);
+    log_info("ctl: %s", escaped.data ? escaped.data : "");
+    text_finish(&escaped);
 }
 
 int admin_accept(struct server *server, const struct line *batch, size_t count)
 {
     int error = 0;
     for (size_t i = 0; i < count && !error; i++)
-        error = admin_line(server, &batch[i]);
+        error = admin_line(server, &batch[i], false);
+    for (size_t i = 0; i < count && !error; i++) {
+        error = admin_line(server, &batch[i], true);
+        if (!error)
+            admin_note(&batch[i]);
+    }
     return error;
 }
 

@@ -9,7 +9,7 @@
 
 struct server;
 
-/* admin_accept does what the lines ask for, in order: 0, or the errno of the first that fails. */
+/* admin_accept does what the lines ask for, in order, if all of them can be done: 0 or an errno. */
 int admin_accept(struct server *server, const struct line *batch, size_t count);
 /* admin_refuse logs a refusal; returns `error`. */
 int admin_refuse(int error, const struct line *line, const char *text);
