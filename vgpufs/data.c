@@ -49,24 +49,34 @@ failed:
     return NULL;
 }
 
-/* file_leave forgets a file that has neither name nor reference, and its bytes. */
-static void file_leave(struct data_file *file)
+/*
+ * file_leave forgets a file that has neither name nor reference. Returns the number under which its
+ * bytes are to be removed once the lock is given up, since that may take long; 0: none.
+ */
+static uint64_t file_leave(struct data_file *file)
 {
     struct data *data = file->data;
     if (file->named || file->references)
-        return;
+        return 0;
     table_remove(&data->by_number, &file->by_number);
     data->used_bytes -= file->size;
     /*
      * Bytes that were replaced go when the state names the new ones: a daemon that died between
      * would come back with neither. All others go now, since on a full disk nothing else helps.
      */
+    uint64_t number = file->replaced ? 0 : file->number;
     if (file->replaced)
         state_remove_bytes(data->state, data->vm, file->number);
-    else
-        unlinkat(data->directory, backing_name(file->number).text, 0);
     free(file->name);
     free(file);
+    return number;
+}
+
+/* bytes_remove removes what file_leave told; without the lock. */
+static void bytes_remove(const struct data *data, uint64_t number)
+{
+    if (number)
+        unlinkat(data->directory, backing_name(number).text, 0);
 }
 
 static struct data_file *file_by_name(const struct data *data, const char *name)
@@ -222,8 +232,9 @@ void data_unref(struct data_file *file)
     struct data *data = file->data;
     pthread_mutex_lock(&data->lock);
     file->references--;
-    file_leave(file);
+    uint64_t number = file_leave(file);
     pthread_mutex_unlock(&data->lock);
+    bytes_remove(data, number);
 }
 
 /* numbers_ready reserves file numbers if there are none. It gives up the lock while it waits. */
@@ -285,25 +296,28 @@ int data_create(struct data *data, const char *name, bool exclusive, struct data
     return error;
 }
 
-/* name_remove takes a file's name away; the row in the state is the caller's business. */
-static void name_remove(struct data_file *file)
+/* name_remove takes a file's name away; the row in the state is the caller's business. Returns what
+ * file_leave does. */
+static uint64_t name_remove(struct data_file *file)
 {
     table_remove(&file->data->by_name, &file->by_name);
     file->named = false;
     file->ctime = clock_change();
-    file_leave(file);
+    return file_leave(file);
 }
 
 int data_unlink(struct data *data, const char *name)
 {
+    uint64_t number = 0;
     pthread_mutex_lock(&data->lock);
     struct data_file *file = file_by_name(data, name);
     if (file) {
         state_delete_file(data->state, data->vm, file->number);
         data->changed = clock_change();
-        name_remove(file);
+        number = name_remove(file);
     }
     pthread_mutex_unlock(&data->lock);
+    bytes_remove(data, number);
     return file ? 0 : ENOENT;
 }
 
@@ -456,16 +470,30 @@ void data_stat(struct data_file *file, struct stat *stat)
     pthread_mutex_unlock(&file->data->lock);
 }
 
-void data_purge(struct data *data)
+/* purge_some removes the names of some files; returns how many, and what file_leave told of each.
+ */
+static size_t purge_some(struct data *data, uint64_t *numbers, size_t most)
 {
+    size_t count = 0;
     pthread_mutex_lock(&data->lock);
-    for (struct table_entry *entry; (entry = table_next(&data->by_name, NULL));) {
+    struct table_entry *entry = table_next(&data->by_name, NULL), *next;
+    for (; entry && count < most; entry = next) {
         struct data_file *file = container_of(entry, struct data_file, by_name);
+        next = table_next(&data->by_name, entry);
         state_delete_file(data->state, data->vm, file->number);
-        name_remove(file);
+        numbers[count++] = name_remove(file);
     }
     data->changed = clock_change();
     pthread_mutex_unlock(&data->lock);
+    return count;
+}
+
+void data_purge(struct data *data)
+{
+    uint64_t numbers[256];
+    for (size_t count; (count = purge_some(data, numbers, 256));)
+        for (size_t i = 0; i < count; i++)
+            bytes_remove(data, numbers[i]);
 }
 
 void data_each(struct data *data, void (*each)(void *context, const struct data_file *file),

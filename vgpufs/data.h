@@ -3,9 +3,8 @@
  * names, the sizes, the times and the quota are this table's. So no name that a
  * guest chose ever reaches the host's file system, and a rename is one row.
  *
- * Thread-safe: `lock` guards a VM's table. It is a leaf: nothing else is locked
- * and no disk is waited for while it is held, but for creating and removing
- * (empty) backing files.
+ * Thread-safe: `lock` guards a VM's table. Under it only the state's lock is
+ * taken, and no disk is waited for but to make an empty backing file.
  *
  * Functions return 0 or a positive errno unless they say otherwise.
  */

@@ -75,14 +75,22 @@ struct vm *vm_create(struct server *server, const struct config_vm *config,
     return NULL;
 }
 
+static void jobs_forget(struct vm *vm)
+{
+    struct table_entry *entry = table_next(&vm->jobs_by_number, NULL), *next;
+    for (; entry; entry = next) {
+        next = table_next(&vm->jobs_by_number, entry);
+        vm_job_leave(vm, container_of(entry, struct job, by_number));
+    }
+}
+
 void vm_destroy(struct vm *vm)
 {
     if (!vm)
         return;
     vm_newest_set(vm, NULL);
     job_unref(vm->legacy.job);
-    for (struct table_entry *entry; (entry = table_next(&vm->jobs_by_number, NULL));)
-        vm_job_leave(vm, container_of(entry, struct job, by_number));
+    jobs_forget(vm);
     table_finish(&vm->jobs_by_number);
     table_finish(&vm->jobs_by_tag);
     table_finish(&vm->parked);
@@ -337,8 +345,7 @@ void vm_purge(struct vm *vm)
     vm_cancel(vm, "all");
     pthread_mutex_lock(&vm->lock);
     vm_newest_set(vm, NULL);
-    for (struct table_entry *entry; (entry = table_next(&vm->jobs_by_number, NULL));)
-        vm_job_leave(vm, container_of(entry, struct job, by_number));
+    jobs_forget(vm);
     vm->jobs_changed = clock_change();
     job_unref(vm->legacy.job);
     vm->legacy = (struct legacy){0};
