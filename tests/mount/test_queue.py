@@ -134,6 +134,7 @@ def test_cancel_by_the_administrator(vgpufs):
     number = vm.newest()["job"]
     daemon.ctl(f"cancel vm3 {number}")
     assert vm.result().header["status"] == "cancelled"
+    assert vm.job_result("next").header["status"] == "done"
     assert daemon.queue() == []
 
 
