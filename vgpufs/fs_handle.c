@@ -34,6 +34,8 @@ struct handle {
 /* No RELEASE comes for what is open when the daemon stops: handles_finish frees it. */
 static pthread_mutex_t handles_lock = PTHREAD_MUTEX_INITIALIZER; /* guards the list */
 static struct handle *handles;
+static unsigned open_results;                                   /* of CONTENT_RESULT */
+static pthread_cond_t result_closed = PTHREAD_COND_INITIALIZER; /* signalled when one is closed */
 
 struct handle *handle_of(const struct fuse_file_info *info)
 {
@@ -155,6 +157,7 @@ int handle_open(const struct node *node, struct fuse_file_info *info)
     if (handles)
         handles->previous = handle;
     handles = handle;
+    open_results += node->type->content == CONTENT_RESULT;
     pthread_mutex_unlock(&handles_lock);
     /* The page cache may keep a data file: only this mount changes it. All else is made anew. */
     info->direct_io = node->type->content != CONTENT_BYTES;
@@ -169,10 +172,26 @@ void handle_close(struct handle *handle)
     if (handle->next)
         handle->next->previous = handle->previous;
     *(handle->previous ? &handle->previous->next : &handles) = handle->next;
+    if (handle->node.type->content == CONTENT_RESULT && --open_results == 0)
+        pthread_cond_signal(&result_closed);
     pthread_mutex_unlock(&handles_lock);
     content_close(handle);
     node_release(&handle->node);
     free(handle);
+}
+
+void handles_wait_readers(unsigned ms)
+{
+    struct timespec until;
+    int waited = 0;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_nsec += (long)ms * 1000000;
+    until.tv_sec += until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    pthread_mutex_lock(&handles_lock);
+    while (open_results && waited == 0)
+        waited = pthread_cond_timedwait(&result_closed, &handles_lock, &until);
+    pthread_mutex_unlock(&handles_lock);
 }
 
 void handles_finish(void)

@@ -20,6 +20,9 @@ int handle_open(const struct node *node, struct fuse_file_info *info);
 struct handle *handle_of(const struct fuse_file_info *info);
 void handle_close(struct handle *handle);
 
+/* handles_wait_readers waits until no `result` is open, at most `ms`: so that who got the result of
+ * a job that ended at the last moment can read on to its end. */
+void handles_wait_readers(unsigned ms);
 /* handles_finish frees all that are open, when no request can come any more. */
 void handles_finish(void);
 /* handle_listing: of an open directory. */

@@ -25,6 +25,8 @@
 #define MAX_THREADS 16
 #define MIN_THREADS 4
 #define HELLO_S     10
+/* How long the stop waits for readers whose job has ended. */
+#define LAST_READ_MS 300
 
 extern char **environ;
 
@@ -232,6 +234,7 @@ void session_unmount(struct server *server)
 {
     if (!server->session)
         return;
+    handles_wait_readers(LAST_READ_MS);
     fuse_session_exit(server->session);
     for (unsigned i = 0; i < session.thread_count; i++) {
         struct timespec pause = {.tv_nsec = 2000000};
