@@ -104,11 +104,19 @@ static int do_cancel(struct server *server, const struct words *words, bool real
     return really ? vm_cancel(vm, tag) : 0;
 }
 
+static bool is_queued(struct vm *vm, const char *tag)
+{
+    struct job *job = vm_find_tag(vm, tag);
+    bool queued = job && job_state(job) == JOB_QUEUED;
+    job_unref(job);
+    return queued;
+}
+
 static int do_priority(struct server *server, const struct words *words, bool really)
 {
     struct vm *vm = vm_named(server, words->word[1]);
     uint64_t priority;
-    if (!vm || !has_job(vm, words->word[2]) || number_parse(words->word[3], 0, 2, &priority) < 0)
+    if (!vm || !is_queued(vm, words->word[2]) || number_parse(words->word[3], 0, 2, &priority) < 0)
         return EINVAL;
     return really ? vm_set_priority(vm, words->word[2], (unsigned)priority) : 0;
 }

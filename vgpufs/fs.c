@@ -316,13 +316,18 @@ static void fs_create(fuse_req_t request, fuse_ino_t parent, const char *name, m
     (void)mode;
     if (!inside_for(request, parent, &directory))
         return;
-    int error = file_create(&directory, name, info->flags & O_EXCL, &node);
-    node_release(&directory);
+    int error = file_create(&directory, name, true, &node);
+    bool made = !error;
+    if (error == EEXIST && !(info->flags & O_EXCL))
+        error = file_create(&directory, name, false, &node);
     if (!error) {
         error = handle_open(&node, info);
         if (error)
             node_release(&node);
+        if (error && made) /* an open that fails leaves nothing behind */
+            data_unlink(&directory.vm->data, name);
     }
+    node_release(&directory);
     if (error) {
         fuse_reply_err(request, error);
         return;

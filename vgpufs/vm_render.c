@@ -25,9 +25,8 @@ static void render_job_line(struct job *job, struct text *text)
 {
     enum job_state state = job_state(job);
     if (state == JOB_NEW) {
-        text_printf(text,
-                    "newest job=%" PRIu64 " tag=%s state=new position=- age_ms=- progress=-\n",
-                    job->number, job->tag);
+        text_printf(text, "newest job=%" PRIu64 " tag=%s state=%s position=- age_ms=- progress=-\n",
+                    job->number, job->tag, job->result ? "rejected" : "new");
         return;
     }
     uint64_t position = state == JOB_QUEUED ? pool_position(job->pool, job) : 0;

@@ -180,6 +180,13 @@ static int check_limits(struct submission *submission)
                  (unsigned long long)vm->config.max_queued, (unsigned long long)queued);
         return fail(submission, submission->count - 1, EDQUOT, submission->error);
     }
+    return 0;
+}
+
+/* make_room comes last: what it forgets does not come back. */
+static int make_room(struct submission *submission)
+{
+    struct vm *vm = submission->vm;
     if (!vm_make_room(vm, 0)) { /* the new ones are in the tables already */
         snprintf(submission->error, sizeof(submission->error),
                  "vm%u may have %llu job directories: remove some", vm->id,
@@ -228,6 +235,8 @@ static int prepare(struct submission *submission)
         failure = check_limits(submission);
     if (!failure)
         failure = admit(submission);
+    if (!failure)
+        failure = make_room(submission);
     return failure;
 }
 

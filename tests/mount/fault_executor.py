@@ -131,6 +131,13 @@ def late_answer(attempt):
     well(attempt)
 
 
+def deaf(attempt):
+    """It does its job, but takes no other: what is sent to it fails, and what it sends has no end."""
+    CONNECTION.shutdown(socket.SHUT_RD)
+    well(attempt)
+    time.sleep(3600)
+
+
 def twice(attempt):
     well(attempt)
     well(attempt, b"again\n")
@@ -215,7 +222,7 @@ GREETINGS = {function.__name__: function for function in (
     no_hello, silent, refuse, bad_protocol, evil_hello, garbage_hello)}
 JOBS = {function.__name__: function for function in (
     crash, segfault, leave, close, hang, garbage, noisy_garbage, huge, partial, unended_fields,
-    unknown_type, wrong_direction, bad_status, late_answer, twice, flood, endless_flood, evil_error,
+    unknown_type, wrong_direction, bad_status, late_answer, deaf, twice, flood, endless_flood, evil_error,
     evil_output, evil_progress, evil_log, greedy)}
 
 

@@ -52,6 +52,18 @@ def test_killed_in_the_middle(vgpufs, number):
     assert (daemon.executor_pid("B.0"), restarts(daemon, "B")) == (pid_b, 0)
 
 
+def test_a_parent_that_ignores_the_end_of_children(vgpufs):
+    """An ignored SIGCHLD is inherited, and takes waitpid(2) its answers."""
+    daemon = vgpufs(prepare=lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN))
+    vm = daemon.vm(3)
+    vm.submit("SLEEP ms=60000 tag=victim")
+    vm.wait_state("victim", "running")
+    os.kill(daemon.executor_pid("A.0"), signal.SIGKILL)
+    header = vm.job_result("victim").header
+    assert header["status"] == "failed" and "signal 9" in header["error"], header
+    assert vm.run("NOP").header["status"] == "done"
+
+
 def test_killed_while_idle(vgpufs):
     """No job is harmed, and no VM is blamed."""
     daemon = vgpufs()
@@ -147,6 +159,37 @@ def test_a_hang(vgpufs, end):
     assert reader.value().header["status"] == ("timeout" if end == "timeout" else "cancelled")
     assert vm.job_result("next").header["status"] == "done"
     wait_until(lambda: not alive(old), what="the hanging executor is gone")
+
+
+def test_killing_for_cancelled_jobs_costs_no_time(vgpufs):
+    """An executor that had to be killed for its job is started again at once, for all VMs."""
+    daemon = vgpufs(faulty("hang"))
+    vm = daemon.vm(3)
+    waits = []
+    for i in range(8):
+        vm.submit(f"B:1:3:SLEEP ms=1 timeout=50 tag=t{i}")
+        started = time.monotonic()
+        vm.wait_state(f"t{i}", "running")
+        waits.append(time.monotonic() - started)
+        vm.ctl(f"cancel t{i}")
+        assert vm.job_result(f"t{i}").header["status"] == "cancelled"
+    assert max(waits) < 2 * FACTOR, waits
+    assert vm.status()["vm 3"]["held"] == "no"
+
+
+def test_a_deaf_executor(vgpufs):
+    """A job that cannot be sent does not wait for its time limit."""
+    daemon = vgpufs(faulty("deaf"))
+    vm = daemon.vm(3)
+    assert vm.run("B:1:3:SLEEP ms=1").header["status"] == "done"
+    old = daemon.executor_pid("B.0")
+    started = time.monotonic()
+    vm.submit("B:1:3:NOP tag=victim", "B:1:3:NOP tag=next")
+    victim = vm.job_result("victim").header
+    assert victim["status"] == "failed" and "executor" in victim["error"]
+    assert vm.job_result("next").header["status"] == "done"
+    assert time.monotonic() - started < 10 * FACTOR
+    wait_until(lambda: not alive(old), what="the deaf executor is gone")
 
 
 @pytest.mark.parametrize("mode", ["late_answer", "twice"])

@@ -91,6 +91,21 @@ def test_malformed(vm, text):
     assert effective(vm) == ("A", "1")
 
 
+@pytest.mark.parametrize("wrong, expected", [("bogus", "EINVAL"), ("A:1:9999", None),
+                                             ("Z:1:{}", None)])
+def test_a_batch_is_all_or_none(vm, wrong, expected):
+    before = read_file(vm.dir / "identity")
+    wrong = wrong.format(vm.number)
+    for batch in (f"B:2:{vm.number}\n{wrong}\n", f"{wrong}\nB:2:{vm.number}\n"):
+        error = errno_of(write_file, vm.dir / "identity", batch)
+        assert error == expected or (not expected and error in ("EINVAL", "EACCES"))
+        assert effective(vm) == ("A", "1")
+        assert read_file(vm.dir / "identity") == before
+        assert vm.status()["last_error"]["line"] == wrong
+    write_file(vm.dir / "identity", f"A:0:{vm.number}\nB:2:{vm.number}\n")
+    assert effective(vm) == ("B", "2"), "the last line holds"
+
+
 def test_an_unknown_pool(vm):
     assert errno_of(claim, vm, "Z", 1) in ("EINVAL", "EACCES")
     assert "pool" in vm.status()["last_error"]["text"]

@@ -112,6 +112,21 @@ def test_open_files_of_a_removed_job(vm):
     assert vm.run("NOP").header["status"] == "done"
 
 
+def test_the_command_of_a_removed_job(mount, vm):
+    """The same line once more is accepted as long as there is a job for it."""
+    mount.ctl(f"hold vm{vm.number}")
+    os.mkdir(vm.job("x"))
+    command = os.open(vm.job("x") / "command", os.O_WRONLY)
+    for _ in range(2):
+        assert os.write(command, b"NOP\n") == 4
+    os.rmdir(vm.job("x"))
+    assert errno_of(os.write, command, b"NOP\n") == "ESTALE"
+    assert vm.newest()["state"] == "rejected"
+    errno_of(os.close, command)
+    assert vm.jobs() == set()
+    mount.ctl(f"release vm{vm.number}")
+
+
 def test_the_working_directory_is_removed(vm):
     os.mkdir(vm.job("here"))
     status, _, _ = shell(f"cd {quoted(vm.job('here'))} && rmdir ../here && ls; cat status")
@@ -150,6 +165,18 @@ def test_cancel_of_what_is_not_there(vm):
     vm.ctl("cancel ended")
     assert vm.job_result("ended").header["status"] == "done"
     vm.ctl("cancel all")
+
+
+@pytest.mark.parametrize("wrong", ["cancel nothing", "bogus", "cancel", "cancel a b"])
+def test_ctl_is_all_or_none(mount, vm, wrong):
+    mount.ctl(f"hold vm{vm.number}")
+    vm.submit("NOP tag=a", "NOP tag=b")
+    assert errno_of(vm.ctl, f"cancel a\n{wrong}\ncancel b") == "EINVAL"
+    assert vm.status()["last_error"]["line"] == wrong
+    assert [vm.job_status(tag)["state"] for tag in "ab"] == ["queued", "queued"]
+    vm.ctl("cancel a\ncancel b")
+    assert [vm.job_status(tag)["state"] for tag in "ab"] == ["cancelled", "cancelled"]
+    mount.ctl(f"release vm{vm.number}")
 
 
 def test_cancel_of_a_running_job_frees_the_slot(vm):

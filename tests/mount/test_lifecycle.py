@@ -13,7 +13,7 @@ import pytest
 
 from harness import (FACTOR, IS_ROOT, VGPUFS, Background, StartError, alive, assert_one_line_error,
                      descendants_of, errno_of, in_child, mounted, processes_with, read_file, run,
-                     wait_until)
+                     wait_until, write_file)
 
 NOBODY = pwd.getpwnam("nobody").pw_uid
 
@@ -241,6 +241,22 @@ def test_stop_waits_for_running_jobs(vgpufs):
     assert reader.value().header["status"] == "done"
 
 
+def test_a_second_signal_stops_at_once(vgpufs):
+    """Who says it twice does not want to wait for running jobs."""
+    daemon = vgpufs({"vgpufs": {"stop_timeout": "50s"}})
+    vm = daemon.vm(3)
+    vm.submit("SLEEP ms=60000 tag=running")
+    vm.wait_state("running", "running")
+    reader = Background(vm.result).blocked()
+    daemon.kill(signal.SIGTERM)
+    wait_until(lambda: daemon.stats()["vgpufs"]["state"] != "running", what="it says that it stops")
+    time.sleep(0.5)
+    assert vm.job_status("running")["state"] == "running", "the first signal waits"
+    daemon.kill(signal.SIGTERM)
+    assert daemon.wait_end(10) == 0
+    assert reader.value().header["status"] == "cancelled"
+
+
 def test_nothing_is_accepted_while_it_stops(vgpufs):
     daemon = vgpufs({"vgpufs": {"stop_timeout": "30s"}})
     vm = daemon.vm(3)
@@ -373,6 +389,39 @@ def test_reload_removes_a_vm(vgpufs):
     reload(daemon, {"vgpufs": {"vms": "1-3"}})
     wait_until(lambda: errno_of(vm.submit, "NOP") is None, what="it is back")
     assert read_file(vm.data / "kept") == b"x"
+
+
+def test_reload_brings_a_vm_back(vgpufs):
+    """One that this daemon has never seen, but the state knows: its numbers, identity and data."""
+    daemon = vgpufs({"vgpufs": {"vms": "1-3"}})
+    vm = daemon.vm(3)
+    numbers = [int(vm.run("NOP").header["job"]) for _ in range(3)]
+    vm.write_data("kept", b"content")
+    write_file(vm.dir / "identity", "B:2:3\n")
+    daemon.stop()
+    daemon.write_config({"vgpufs": {"vms": "1-2"}})
+    daemon.start()
+    assert not vm.dir.exists()
+    reload(daemon, {"vgpufs": {"vms": "1-3"}})
+    wait_until(vm.dir.exists, what="it is back")
+    header = vm.run("NOP").header
+    assert int(header["job"]) > max(numbers), "a number is never used twice"
+    assert (header["pool"], header["priority"]) == ("B", "2")
+    assert read_file(vm.data / "kept") == b"content"
+    fd = os.open(vm.data / "new", os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+    os.write(fd, b"more")
+    os.close(fd)
+    assert read_file(vm.data / "kept") == b"content"
+    daemon.restart()
+    assert sorted(os.listdir(vm.data)) == ["kept", "new"]
+    assert int(vm.run("NOP").header["job"]) > int(header["job"])
+
+
+def test_reload_makes_statistics_more_frequent(vgpufs):
+    """The pause that had begun does not last its old length."""
+    daemon = vgpufs({"vgpufs": {"stats_log_interval": "3600"}})
+    reload(daemon, {"vgpufs": {"stats_log_interval": "1"}})
+    daemon.wait_log("[STATS]")
 
 
 @pytest.mark.parametrize("config, word", [

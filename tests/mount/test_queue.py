@@ -152,6 +152,22 @@ def test_priority_by_the_administrator(vgpufs):
     assert vm.job_result("c").header["priority"] == "2"
 
 
+@pytest.mark.parametrize("wrong", ["bogus", "hold Z", "hold", "cancel vm3 nothing", "purge vm9999",
+                                   "priority vm3 queued 3", "priority vm3 running 2"])
+def test_ctl_is_all_or_none(vgpufs, wrong):
+    daemon = vgpufs()
+    vm = daemon.vm(3)
+    vm.submit("SLEEP ms=60000 tag=running", "NOP tag=queued")
+    vm.wait_state("running", "running")
+    assert errno_of(daemon.ctl, f"hold B\ndrain\ncancel vm3 queued\n{wrong}") == "EINVAL"
+    assert daemon.stats()["vgpufs"]["state"] == "running"
+    assert vm.job_status("queued")["state"] == "queued"
+    assert daemon.stats()["pool B"]["state"] == "running"
+    daemon.ctl("hold B\ncancel vm3 all")
+    assert daemon.stats()["pool B"]["state"] == "held"
+    assert vm.job_result("queued").header["status"] == "cancelled"
+
+
 def test_purge(vgpufs):
     daemon = vgpufs()
     vm = daemon.vm(3)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 
@@ -285,6 +286,22 @@ def test_poll_over_several_jobs(vm):
         waiter = Background(poll, fd, 30_000 * FACTOR)
         assert waiter.value() is True
         assert parse_fields(os.pread(fd, 4096, 0).split(b"\n")[0].decode())["job"] == str(i + 1)
+    os.close(fd)
+
+
+@pytest.mark.parametrize("line, status", [("BOGUS", "rejected"), ("B:1:{}:NOP", "done")])
+def test_poll_sees_a_newer_entry(vm, line, status):
+    """The VM's result is that of its newest entry: poll does not wait for an older job."""
+    vm.submit("SLEEP ms=60000 tag=slow")
+    fd = os.open(vm.dir / "result", os.O_RDONLY)
+    assert not poll(fd, 0)
+    waiter = Background(poll, fd, 30_000 * FACTOR)
+    time.sleep(0.2)  # it waits for the slow job now
+    assert waiter.is_alive()
+    errno_of(vm.submit, line.format(vm.number))
+    assert waiter.value(5) is True
+    assert parse_result(read_fd(fd)).header["status"] == status
+    assert vm.job_status("slow")["state"] == "running"
     os.close(fd)
 
 

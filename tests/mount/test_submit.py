@@ -391,6 +391,29 @@ def test_einval_of_a_command_file(vm, line, words):
     assert vm.job_result("j").header["status"] == "done"
 
 
+def test_a_rejected_line_of_a_command_file(vm):
+    """Who reads the directory alone, as over NFS, is told too, until a better line comes."""
+    for tag in ("j", "other"):
+        os.mkdir(vm.job(tag))
+    assert vm.job_result("j").header["status"] == "idle"
+    for line in ("BOGUS", "NOP bogus=1"):
+        assert errno_of(write_file, vm.job("j") / "command", line + "\n") == "EINVAL"
+        header, status = vm.job_result("j").header, vm.job_status("j")
+        assert (header["status"], header["job"], header["tag"]) == ("rejected", "1", "j")
+        assert header["error"] == vm.status()["last_error"]["text"]
+        assert (status["state"], status["job"], status["tag"]) == ("rejected", "1", "j")
+        assert vm.result().header["status"] == "rejected"
+    assert vm.job_result("other").header["status"] == "idle"
+    assert read_file(vm.job("j") / "command") == b""
+    write_file(vm.job("j") / "command", "SLEEP ms=300\n")
+    assert vm.job_status("j")["state"] in ("queued", "running")
+    assert vm.job_result("j").header["status"] == "done"
+    assert vm.job_status("j")["state"] == "done"
+    # A line that comes too late changes nothing.
+    assert errno_of(write_file, vm.job("j") / "command", "BOGUS\n") == "EINVAL"
+    assert vm.job_result("j").header["status"] == "done"
+
+
 @pytest.mark.parametrize("tag", ["all", "17", "1a", "-x", ".x", "a b", "a\nb", "é", "x" * 65])
 def test_einval_of_mkdir(vm, tag):
     assert errno_of(os.mkdir, vm.job(tag)) == "EINVAL"

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from harness import (IS_ROOT, errno_of, in_child, read_file, wait_until, write_file)
+from harness import (IS_ROOT, errno_of, in_child, read_file, run, wait_until, write_file)
 
 CONFIG = {"vgpufs": {"vms": "1-10 20-200"}, "vm 3": {"pool": "A", "priority": "2"},
           "vm 7": {"uid": "4242" if IS_ROOT else os.geteuid()}}
@@ -229,6 +229,30 @@ def test_other_users_are_kept_out(mount, vm, name):
 
     for action in [os.listdir] if name in VM_DIRS or not name else [read_file, write]:
         assert errno_of(in_child, lambda: action(path) and None, 20001) == "EACCES", name
+
+
+@pytest.mark.root
+def test_other_users_see_the_root(mount, vm):
+    """As with any 0400 file in a 0755 folder: its name, mode and owner; but its size, which has to
+    be made, is that of nothing."""
+    mount.ctl(f"hold vm{vm.number}")
+    vm.submit("NOP")
+
+    def sizes():
+        return {name: os.lstat(mount.path(name)).st_size for name in ROOT}
+
+    own = sizes()
+    assert all(own.values()), own
+    other = in_child(sizes, 20001)
+    assert (other["queue"], other["ctl"]) == (0, 0)
+    assert all(other[name] for name, mode in ROOT.items() if mode & 0o004)
+    assert all(sizes().values()), "nothing is kept from one user for another"
+    done = in_child(lambda: list(run("ls", "-l", mount.mountpoint)), 20001)
+    assert (done[0], done[2]) == (0, ""), done
+    assert "?" not in done[1]
+    for name in ("queue", "ctl"):
+        assert errno_of(in_child, lambda: str(read_file(mount.path(name))), 20001) == "EACCES"
+    mount.ctl(f"release vm{vm.number}")
 
 
 @pytest.mark.root

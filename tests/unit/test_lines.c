@@ -265,6 +265,26 @@ static void test_error_forgets(void **state)
     lines_finish(&lines);
 }
 
+/* What stays unfinished after a large write keeps no more room than it needs. */
+static void test_small_rest(void **state)
+{
+    (void)state;
+    struct lines lines = {0};
+    struct got got = {0};
+    char *bytes = fill(LINES_MAX_BATCH);
+    for (size_t i = 0; i < LINES_MAX_BATCH; i += 1000)
+        bytes[i] = '\n';
+    bytes[LINES_MAX_BATCH - 2] = '\n';
+    assert_int_equal(write_exact(&lines, bytes, LINES_MAX_BATCH, &got), 0);
+    assert_in_range(lines.pending.capacity, 1, 8 * LINES_MAX_LINE);
+    got_clear(&got);
+    assert_int_equal(WRITE(&lines, "y\n", &got), 0);
+    SEEN(&got, "xy|");
+    free(bytes);
+    got_clear(&got);
+    lines_finish(&lines);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -272,6 +292,7 @@ int main(void)
         cmocka_unit_test(test_nothing_to_accept), cmocka_unit_test(test_flush),
         cmocka_unit_test(test_line_limit),        cmocka_unit_test(test_too_long_among_others),
         cmocka_unit_test(test_batch_limit),       cmocka_unit_test(test_error_forgets),
+        cmocka_unit_test(test_small_rest),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
