@@ -38,10 +38,12 @@ static const struct config_key keys[] = {
     {VGPUFS("durability", TYPE_DURABILITY), DEFAULT("sync"), OF_CONFIG(durability),
      .help = "What an accepted job waits for: sync, until it is on the disk; group 50ms, the same "
              "with one write for all that come in that time; none, nothing, so that a power "
-             "failure may lose it."},
+             "failure may lose it. No effect in this version: jobs are not kept over a restart."},
     {VGPUFS("on_restart", TYPE_CHOICE), DEFAULT("rerun"), .choices = "rerun|fail",
      OF_CONFIG(on_restart),
-     .help = "What becomes of a job that was running when the daemon ended unexpectedly."},
+     .help =
+         "What becomes of a job that was running when the daemon ended unexpectedly. No effect in "
+         "this version: jobs are not kept over a restart."},
     {VGPUFS("stop_timeout", TYPE_DURATION), DEFAULT("10s"), RANGE(0, HOUR),
      OF_CONFIG(stop_timeout_ms), .help = "How long running jobs may still run after SIGTERM."},
     {VGPUFS("stats_log_interval", TYPE_DURATION), DEFAULT("60"), RANGE(0, DAY),
