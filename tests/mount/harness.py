@@ -209,6 +209,11 @@ def parse_header(line):
     return fields
 
 
+def without_times(body):
+    """A workload's output, less what computing and moving data took this time."""
+    return re.sub(rb" compute_us=\d+ copy_us=\d+$", b"", body, flags=re.M)
+
+
 Result = collections.namedtuple("Result", "header body raw")
 
 

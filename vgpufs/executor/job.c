@@ -99,6 +99,12 @@ void job_printf(struct job *job, const char *format, ...)
         job->stopped = true;
 }
 
+void job_print_times(struct job *job)
+{
+    job_printf(job, " compute_us=%" PRIu64 " copy_us=%" PRIu64 "\n", job->compute_ns / 1000,
+               job->copy_ns / 1000);
+}
+
 const char *real_text(char buffer[REAL_TEXT_SIZE], double value)
 {
     for (int digits = 15; digits <= 17; digits++) {

@@ -55,6 +55,8 @@ enum job_status job_end(const struct job *job);
 
 /* job_printf appends to the job's output; what is beyond the pool's max_result is dropped. */
 void job_printf(struct job *job, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* job_print_times ends a line of output with what computing and moving data took. */
+void job_print_times(struct job *job);
 
 /* real_text writes the shortest decimal that reads back as the same number, and returns `buffer`.
  */

@@ -395,9 +395,10 @@ static enum job_status matrix_mul_run(struct job *job)
         return job_end(job);
     char checksum[REAL_TEXT_SIZE], error[REAL_TEXT_SIZE];
     job_printf(job,
-               "m=%" PRIu64 " n=%" PRIu64 " k=%" PRIu64 " dtype=%s checksum=%s max_abs_error=%s\n",
+               "m=%" PRIu64 " n=%" PRIu64 " k=%" PRIu64 " dtype=%s checksum=%s max_abs_error=%s",
                product.m, product.n, product.k, job_text(job, "dtype"),
                real_text(checksum, product.checksum), real_text(error, product.max_abs_error));
+    job_print_times(job);
     return JOB_DONE;
 }
 

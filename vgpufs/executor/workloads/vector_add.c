@@ -279,8 +279,9 @@ static enum job_status vector_add_run(struct job *job)
     if (result < 0)
         return job_end(job);
     char sum[REAL_TEXT_SIZE], error[REAL_TEXT_SIZE];
-    job_printf(job, "n=%" PRIu64 " dtype=%s sum=%s max_abs_error=%s\n", count, kernel->dtype,
+    job_printf(job, "n=%" PRIu64 " dtype=%s sum=%s max_abs_error=%s", count, kernel->dtype,
                real_text(sum, totals.sum), real_text(error, totals.max_abs_error));
+    job_print_times(job);
     return JOB_DONE;
 }
 
