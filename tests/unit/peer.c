@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -161,6 +162,21 @@ struct peer peer_greeted(void)
     return peer;
 }
 
+struct peer peer_on_one_processor(void)
+{
+    cpu_set_t before, one;
+    int first = 0;
+    assert_int_equal(sched_getaffinity(0, sizeof(before), &before), 0);
+    while (!CPU_ISSET(first, &before))
+        first++;
+    CPU_ZERO(&one);
+    CPU_SET(first, &one);
+    assert_int_equal(sched_setaffinity(0, sizeof(one), &one), 0);
+    struct peer peer = peer_greeted();
+    assert_int_equal(sched_setaffinity(0, sizeof(before), &before), 0);
+    return peer;
+}
+
 /* peer_exit_status waits for the end, which must come by itself. */
 int peer_exit_status(struct peer *peer)
 {
@@ -310,19 +326,23 @@ double output_number(const struct peer *peer, const char *key)
     return strtod(at + strlen(key), NULL);
 }
 
-void assert_output(const struct peer *peer, const char *expected)
+const char *output_digits(struct peer *peer)
 {
-    char found[sizeof(peer->output)], rest[8];
+    char end[4];
     unsigned long long compute_us, copy_us;
-    snprintf(found, sizeof(found), "%s", peer->output);
-    char *times = strstr(found, " compute_us=");
+    char *times = strstr(peer->output, " compute_us=");
     assert_non_null(times);
-    /* The newline, and nothing behind it: sscanf would skip it as a blank. */
+    /* The newline, and nothing behind it. */
     assert_int_equal(sscanf(times, " compute_us=%llu copy_us=%llu%1[\n]%1c", &compute_us, &copy_us,
-                            rest, rest + 2),
+                            end, end + 2),
                      3);
     *times = '\0';
-    assert_string_equal(found, expected);
+    return peer->output;
+}
+
+void assert_output(struct peer *peer, const char *expected)
+{
+    assert_string_equal(output_digits(peer), expected);
 }
 
 double seconds(void)

@@ -47,6 +47,8 @@ bool peer_main(int argc, char **argv);
 struct peer peer_start(const char *argument, bool pipes);
 /* peer_greeted: on a socket pair, the hellos exchanged. */
 struct peer peer_greeted(void);
+/* peer_on_one_processor: the same, and the executor may use no other. */
+struct peer peer_on_one_processor(void);
 void peer_send_bytes(struct peer *peer, const void *bytes, size_t size);
 void peer_send(struct peer *peer, const struct text *text, const int *files, size_t count);
 void peer_send_frame(struct peer *peer, enum frame_type type, uint64_t attempt, const char *key,
@@ -76,8 +78,9 @@ void assert_cancels(struct peer *peer);
 
 /* What the last job printed: the number behind the key, as in " sum=". */
 double output_number(const struct peer *peer, const char *key);
-/* output_is: the output without the times at its end, which it must have. */
-void assert_output(const struct peer *peer, const char *expected);
+/* output_digits cuts the times off the output, at whose end they must be, and returns the rest. */
+const char *output_digits(struct peer *peer);
+void assert_output(struct peer *peer, const char *expected);
 
 double seconds(void);
 

@@ -25,7 +25,7 @@ static void test_hello(void **state)
         assert_int_equal(atoi(frame_get(&frame, "pid")), peer.pid);
         assert_string_equal(frame_get(&frame, "descriptors"), descriptor ? "yes" : "no");
         assert_string_equal(frame_get(&frame, "workloads"),
-                            "NOP,SLEEP,DEVICE_INFO,VECTOR_ADD,MATRIX_MUL");
+                            "NOP,SLEEP,DEVICE_INFO,VECTOR_ADD,MATRIX_MUL,SAXPY,REDUCE");
         peer_finish(&peer, 0);
     }
 }

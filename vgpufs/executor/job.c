@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,6 +47,13 @@ uint64_t job_uint(const struct job *job, const char *name)
 {
     uint64_t number = 0;
     number_parse(job_text(job, name), 0, UINT64_MAX, &number);
+    return number;
+}
+
+double job_real(const struct job *job, const char *name)
+{
+    double number = 0;
+    number_parse_real(job_text(job, name), -HUGE_VAL, HUGE_VAL, &number);
     return number;
 }
 

@@ -44,8 +44,9 @@ struct job {
 /* For workloads: what the job was given. */
 bool job_given(const struct job *job, const char *name);
 const char *job_text(const struct job *job, const char *name);
-/* job_uint is for parameters that have been checked and have a default. */
+/* job_uint and job_real are for parameters that have been checked and have a default. */
 uint64_t job_uint(const struct job *job, const char *name);
+double job_real(const struct job *job, const char *name);
 
 /* job_fail sets the error that the guest will read, and returns JOB_FAILED. */
 enum job_status job_fail(struct job *job, const char *format, ...)

@@ -2,6 +2,7 @@
 
 #include "common/log.h"
 #include "common/number.h"
+#include "parallel.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -118,6 +119,7 @@ static void serve_jobs(struct channel *channel, const struct backend *backend)
         }
     }
     job_finish(&job);
+    parallel_finish();
 }
 
 int serve(const struct backend *backend, const char *error)

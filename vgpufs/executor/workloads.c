@@ -2,10 +2,8 @@
 
 #include <string.h>
 
-const struct workload *const workloads[] = {
-    &workload_nop,        &workload_sleep,      &workload_device_info,
-    &workload_vector_add, &workload_matrix_mul,
-};
+#define WORKLOAD_POINTER(name) &workload_##name,
+const struct workload *const workloads[] = {WORKLOADS(WORKLOAD_POINTER)};
 const size_t workload_count = sizeof(workloads) / sizeof(workloads[0]);
 
 const struct workload *workload_find(const char *name)

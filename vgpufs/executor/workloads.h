@@ -1,6 +1,6 @@
 /*
  * The executor's workloads. One is one file in workloads/ that defines a struct
- * workload, one declaration here and one line in the table in workloads.c.
+ * workload, and one line in the table here: workloads/README.md shows how.
  * Read-only; thread-safe.
  */
 #ifndef VGPUFS_EXECUTOR_WORKLOADS_H
@@ -15,11 +15,21 @@ struct workload {
     enum job_status (*cpu)(struct job *job);
 };
 
-extern const struct workload workload_nop;
-extern const struct workload workload_sleep;
-extern const struct workload workload_device_info;
-extern const struct workload workload_vector_add;
-extern const struct workload workload_matrix_mul;
+/* The table, in the order in which people see it: each is workload_NAME in workloads/NAME.c. */
+/* clang-format off */
+#define WORKLOADS(WORKLOAD) \
+    WORKLOAD(nop) \
+    WORKLOAD(sleep) \
+    WORKLOAD(device_info) \
+    WORKLOAD(vector_add) \
+    WORKLOAD(matrix_mul) \
+    WORKLOAD(saxpy) \
+    WORKLOAD(reduce) \
+    /* the end */
+/* clang-format on */
+
+#define WORKLOAD_DECLARE(name) extern const struct workload workload_##name;
+WORKLOADS(WORKLOAD_DECLARE)
 
 extern const struct workload *const workloads[];
 extern const size_t workload_count;

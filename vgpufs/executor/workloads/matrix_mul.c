@@ -1,6 +1,7 @@
 /*
  * C = A * B with OpenBLAS, in tiles: a job that is cancelled stops after its tile.
  */
+#include "executor/array.h"
 #include "executor/generate.h"
 #include "executor/workloads.h"
 
@@ -8,11 +9,9 @@
 #include <float.h>
 #include <inttypes.h>
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_BYTES ((uint64_t)8 << 30)
 /* What is read, made, summed or written between two looks at the clock. */
 #define PIECE_BYTES ((size_t)4 << 20)
 /* A tile's floating-point operations: some 50 ms on two cores. */
@@ -88,32 +87,13 @@ static void product_describe(struct product *product, struct job *job)
     product->elements[C] = product->m * product->n;
 }
 
-/* memory_available is /proc/meminfo's estimate (proc(5)), or UINT64_MAX if there is none. */
-static uint64_t memory_available(void)
-{
-    FILE *file = fopen("/proc/meminfo", "re");
-    uint64_t kib = UINT64_MAX / 1024;
-    char line[128];
-    while (file && fgets(line, sizeof(line), file))
-        if (sscanf(line, "MemAvailable: %" SCNu64, &kib) == 1)
-            break;
-    if (file)
-        fclose(file);
-    return kib * 1024;
-}
-
 static int check_memory(struct job *job, const struct product *product)
 {
-    uint64_t bytes = product->element_bytes *
-                     (product->elements[A] + product->elements[B] + product->elements[C]);
-    uint64_t available = memory_available();
-    if (bytes <= MAX_BYTES && bytes <= available)
-        return 0;
-    job_fail(job,
-             "the three matrices need %" PRIu64 " MiB, and %" PRIu64 " MiB is what a job "
-             "may have here now: take smaller m=, n= or k=",
-             bytes >> 20, (available < MAX_BYTES ? available : MAX_BYTES) >> 20);
-    return -1;
+    return array_check_memory(
+        job,
+        product->element_bytes *
+            (product->elements[A] + product->elements[B] + product->elements[C]),
+        "take smaller m=, n= or k=");
 }
 
 static int check_size(struct product *product, const char *name, int matrix, const char *rows,
