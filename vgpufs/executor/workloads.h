@@ -25,6 +25,8 @@ struct workload {
     WORKLOAD(matrix_mul) \
     WORKLOAD(saxpy) \
     WORKLOAD(reduce) \
+    WORKLOAD(sort) \
+    WORKLOAD(monte_carlo_pi) \
     /* the end */
 /* clang-format on */
 
