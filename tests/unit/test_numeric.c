@@ -1,4 +1,4 @@
-/* SORT and MONTE_CARLO_PI, as a real vgpu-executor runs them. */
+/* SORT, MONTE_CARLO_PI and FFT, as a real vgpu-executor runs them. */
 #include "executor/philox.h"
 #include "peer.h"
 
@@ -198,12 +198,178 @@ static void test_monte_carlo_pi(void **state)
     run_known(known, sizeof(known) / sizeof(known[0]));
 }
 
+/* element is the sum that defines element k of a transform of n. */
+static void element(const double *x, size_t n, size_t k, bool inverse, double found[2])
+{
+    const long double turn = (inverse ? 2 : -2) * 3.141592653589793238462643383279502884L;
+    long double real = 0, imaginary = 0;
+    for (size_t j = 0; j < n; j++) {
+        long double angle = turn * (long double)(j * k % n) / (long double)n;
+        real += (long double)x[2 * j] * cosl(angle) - (long double)x[2 * j + 1] * sinl(angle);
+        imaginary += (long double)x[2 * j] * sinl(angle) + (long double)x[2 * j + 1] * cosl(angle);
+    }
+    found[0] = (double)(inverse ? real / (long double)n : real);
+    found[1] = (double)(inverse ? imaginary / (long double)n : imaginary);
+}
+
+static void put(void *to, bool f64, size_t index, double number)
+{
+    if (f64)
+        ((double *)to)[index] = number;
+    else
+        ((float *)to)[index] = (float)number;
+}
+
+static double get(const void *from, bool f64, size_t index)
+{
+    return f64 ? ((const double *)from)[index] : (double)((const float *)from)[index];
+}
+
+/* fft_file transforms `batch` arrays and checks every element, or one of each if they are long. */
+static void fft_file(struct peer *peer, bool f64, bool inverse, size_t n, size_t batch)
+{
+    size_t numbers = 2 * n * batch, bytes = numbers * (f64 ? sizeof(double) : sizeof(float));
+    double *x = malloc(numbers * sizeof(double)), energy = 0;
+    void *data = malloc(bytes);
+    char line[128];
+    assert_true(x && data);
+    for (size_t i = 0; i < numbers; i++) {
+        put(data, f64, i, (double)random_bits() * 0x1p-63 - 1);
+        x[i] = get(data, f64, i);
+    }
+    int in = make_file(data, bytes), out = make_file("", 0);
+    snprintf(line, sizeof(line), "FFT n=%zu dtype=%s inverse=%s", n, f64 ? "f64" : "f32",
+             inverse ? "yes" : "no");
+    job_line(peer, line);
+    job_file(peer, "a", in);
+    job_file(peer, "out", out);
+    job_run(peer, "done", "");
+    assert_int_equal(peer->reserved, bytes);
+    assert_int_equal(pread(out, data, bytes, 0), (ssize_t)bytes);
+    size_t step = n > 200 ? n + n / 7 : 1;
+    double limit = (f64 ? 0x1p-50 : 0x1p-21) * (inverse ? 1 : (double)n);
+    for (size_t i = 0; i < numbers; i++)
+        energy += get(data, f64, i) * get(data, f64, i);
+    for (size_t k = 0; k < n * batch; k += step) {
+        double expected[2];
+        element(x + k / n * n * 2, n, k % n, inverse, expected);
+        assert_true(fabs(get(data, f64, 2 * k) - expected[0]) <= limit);
+        assert_true(fabs(get(data, f64, 2 * k + 1) - expected[1]) <= limit);
+    }
+    assert_true(output_number(peer, "batch=") == (double)batch);
+    assert_true(fabs(output_number(peer, "energy=") - energy) <= 1e-11 * energy);
+    assert_true(output_number(peer, "max_abs_error=") <= limit);
+    assert_true(output_number(peer, "roundtrip_error=") <= (f64 ? 0x1p-48 : 0x1p-19));
+    assert_true(output_number(peer, "parseval_error=") <= (f64 ? 0x1p-48 : 0x1p-19));
+    assert_true(n < 16 || output_number(peer, "roundtrip_error=") > 0);
+    free(x);
+    free(data);
+    close(in);
+    close(out);
+}
+
+static void test_fft(void **state)
+{
+    (void)state;
+    /* Powers, primes, odd lengths of which every second transform is not aligned, some groups. */
+    static const size_t sizes[][2] = {{1, 1},   {1, 5},    {2, 3},    {3, 4},
+                                      {7, 3},   {8, 2},    {17, 9},   {100, 2},
+                                      {127, 3}, {1024, 2}, {1009, 3}, {131072, 9}};
+    struct peer peer = peer_greeted();
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++)
+        for (int kind = 0; kind < 4; kind++)
+            fft_file(&peer, kind % 2, kind / 2, sizes[i][0], sizes[i][1]);
+    peer_finish(&peer, 0);
+}
+
+/* An impulse has every frequency; a constant has none but the first. */
+static void test_fft_known(void **state)
+{
+    (void)state;
+    static const float impulse[16] = {1},
+                       constant[16] = {2, 0, 2, 0, 2, 0, 2, 0, 2, 0, 2, 0, 2, 0, 2};
+    const float *const inputs[] = {impulse, constant};
+    struct peer peer = peer_greeted();
+    for (int i = 0; i < 2; i++) {
+        float found[16];
+        int in = make_file(inputs[i], sizeof(impulse)), out = make_file("", 0);
+        job_line(&peer, "FFT batch=1");
+        job_file(&peer, "a", in);
+        job_file(&peer, "out", out);
+        job_run(&peer, "done", "");
+        assert_true(output_number(&peer, "n=") == 8);
+        assert_int_equal(pread(out, found, sizeof(found), 0), sizeof(found));
+        for (int k = 0; k < 8; k++) {
+            assert_true(found[2 * k] == (i == 0 ? 1 : k == 0 ? 16 : 0));
+            assert_true(found[2 * k + 1] == 0);
+        }
+        close(in);
+        close(out);
+    }
+    peer_finish(&peer, 0);
+}
+
+static void test_fft_special(void **state)
+{
+    (void)state;
+    static const float numbers[][8] = {
+        {NAN, 1, 2, 3}, {INFINITY}, {3e38F, 3e38F, 3e38F, 3e38F}, {0}, {1e-45F, 1e-40F}};
+    struct peer peer = peer_greeted();
+    for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++) {
+        int in = make_file(numbers[i], sizeof(numbers[i]));
+        job_line(&peer, "FFT");
+        job_file(&peer, "a", in);
+        job_argument(&peer, "n", "4");
+        job_run(&peer, "done", "");
+        close(in);
+    }
+    peer_finish(&peer, 0);
+}
+
+static void test_fft_bad_files(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *line;
+        size_t bytes;
+    } cases[] = {{"FFT", 0},
+                 {"FFT", 4},
+                 {"FFT", 12},
+                 {"FFT n=3", 32},
+                 {"FFT batch=3", 32},
+                 {"FFT n=2 batch=3", 32},
+                 {"FFT n=1048576 batch=16384", 32},
+                 {"FFT batch=17179869184", 32},
+                 {"FFT dtype=f64", 8}};
+    static const char zeros[32];
+    struct peer peer = peer_greeted();
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        int in = make_file(zeros, cases[i].bytes);
+        job_line(&peer, cases[i].line);
+        job_file(&peer, "a", in);
+        job_run(&peer, "failed", "no whole number of transforms");
+        close(in);
+    }
+    /* Longer than a transform may be. */
+    int in = make_file(zeros, sizeof(zeros));
+    assert_int_equal(ftruncate(in, (1048576 + 1) * 8), 0);
+    job_line(&peer, "FFT");
+    job_file(&peer, "a", in);
+    job_run(&peer, "failed", "say n= or batch=");
+    close(in);
+    peer_finish(&peer, 0);
+}
+
 static void test_bad_input(void **state)
 {
     (void)state;
     static const char *const cases[][2] = {
         {"SORT n=1073741824 dtype=f64", "take a smaller n="},
         {"SORT n=1073741825", "from 1 to 1073741824"},
+        {"FFT n=1048577", "from 1 to 1048576"},
+        {"FFT n=0", "from 1 to 1048576"},
+        {"FFT inverse=1", "no|yes"},
+        {"FFT n=1048576 batch=16385", "take a smaller batch="},
         {"MONTE_CARLO_PI n=0", "from 1 to"},
         {"MONTE_CARLO_PI n=1099511627777", "from 1 to"},
     };
@@ -223,7 +389,8 @@ static void test_bad_input(void **state)
 static void test_cancel(void **state)
 {
     (void)state;
-    static const char *const lines[] = {"SORT n=60000000", "MONTE_CARLO_PI n=1099511627776"};
+    static const char *const lines[] = {"SORT n=60000000", "MONTE_CARLO_PI n=1099511627776",
+                                        "FFT n=1048573 batch=16384"};
     struct peer peer = peer_greeted();
     for (size_t i = 0; i < sizeof(lines) / sizeof(lines[0]); i++) {
         job_line(&peer, lines[i]);
@@ -239,7 +406,9 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sort),           cmocka_unit_test(test_sort_special),
         cmocka_unit_test(test_sort_made_up),   cmocka_unit_test(test_philox),
-        cmocka_unit_test(test_monte_carlo_pi), cmocka_unit_test(test_bad_input),
+        cmocka_unit_test(test_monte_carlo_pi), cmocka_unit_test(test_fft),
+        cmocka_unit_test(test_fft_known),      cmocka_unit_test(test_fft_special),
+        cmocka_unit_test(test_fft_bad_files),  cmocka_unit_test(test_bad_input),
         cmocka_unit_test(test_cancel),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

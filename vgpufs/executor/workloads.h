@@ -27,6 +27,7 @@ struct workload {
     WORKLOAD(reduce) \
     WORKLOAD(sort) \
     WORKLOAD(monte_carlo_pi) \
+    WORKLOAD(fft) \
     /* the end */
 /* clang-format on */
 
