@@ -1,4 +1,4 @@
-/* SORT, MONTE_CARLO_PI and FFT, as a real vgpu-executor runs them. */
+/* SORT, MONTE_CARLO_PI, FFT and SANITY, as a real vgpu-executor runs them. */
 #include "executor/philox.h"
 #include "peer.h"
 
@@ -360,6 +360,32 @@ static void test_fft_bad_files(void **state)
     peer_finish(&peer, 0);
 }
 
+static void test_sanity(void **state)
+{
+    (void)state;
+    static const char *const steps[] = {"allocate", "write", "copy", "check", "compute"};
+    struct peer peer = peer_greeted();
+    job_line(&peer, "SANITY mib=3");
+    job_run(&peer, "done", "");
+    const char *line = output_digits(&peer);
+    for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]); i++) {
+        char name[16], unit[16];
+        unsigned long long us;
+        double speed;
+        int used = 0;
+        assert_int_equal(sscanf(line, "step=%15s result=ok wrong_words=0 us=%llu %15[a-z_]=%lf%n",
+                                name, &us, unit, &speed, &used),
+                         4);
+        assert_string_equal(name, steps[i]);
+        assert_string_equal(unit, i == 4 ? "gflop_per_s" : "gb_per_s");
+        assert_true(speed > 0 && speed < 1e5);
+        assert_int_equal(line[used], '\n');
+        line += used + 1;
+    }
+    assert_int_equal(strncmp(line, "result=ok mib=3 processors=", 27), 0);
+    peer_finish(&peer, 0);
+}
+
 static void test_bad_input(void **state)
 {
     (void)state;
@@ -367,6 +393,8 @@ static void test_bad_input(void **state)
         {"SORT n=1073741824 dtype=f64", "take a smaller n="},
         {"SORT n=1073741825", "from 1 to 1073741824"},
         {"FFT n=1048577", "from 1 to 1048576"},
+        {"SANITY mib=4097", "from 1 to 4096"},
+        {"SANITY mib=0", "from 1 to 4096"},
         {"FFT n=0", "from 1 to 1048576"},
         {"FFT inverse=1", "no|yes"},
         {"FFT n=1048576 batch=16385", "take a smaller batch="},
@@ -389,8 +417,8 @@ static void test_bad_input(void **state)
 static void test_cancel(void **state)
 {
     (void)state;
-    static const char *const lines[] = {"SORT n=60000000", "MONTE_CARLO_PI n=1099511627776",
-                                        "FFT n=1048573 batch=16384"};
+    static const char *const lines[] = {"SORT n=40000000", "MONTE_CARLO_PI n=1099511627776",
+                                        "FFT n=1048573 batch=16384", "SANITY mib=400"};
     struct peer peer = peer_greeted();
     for (size_t i = 0; i < sizeof(lines) / sizeof(lines[0]); i++) {
         job_line(&peer, lines[i]);
@@ -408,8 +436,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_sort_made_up),   cmocka_unit_test(test_philox),
         cmocka_unit_test(test_monte_carlo_pi), cmocka_unit_test(test_fft),
         cmocka_unit_test(test_fft_known),      cmocka_unit_test(test_fft_special),
-        cmocka_unit_test(test_fft_bad_files),  cmocka_unit_test(test_bad_input),
-        cmocka_unit_test(test_cancel),
+        cmocka_unit_test(test_fft_bad_files),  cmocka_unit_test(test_sanity),
+        cmocka_unit_test(test_bad_input),      cmocka_unit_test(test_cancel),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

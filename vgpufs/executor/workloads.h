@@ -28,6 +28,7 @@ struct workload {
     WORKLOAD(sort) \
     WORKLOAD(monte_carlo_pi) \
     WORKLOAD(fft) \
+    WORKLOAD(sanity) \
     /* the end */
 /* clang-format on */
 
