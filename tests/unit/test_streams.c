@@ -251,6 +251,181 @@ static void test_reduce_special(void **state)
     peer_finish(&peer, 0);
 }
 
+struct known {
+    const char *line, *output;
+};
+
+/* These digits are a promise: other backends, versions and machines print the same. */
+static void test_made_up(void **state)
+{
+    (void)state;
+    static const struct known known[] = {
+        {"DOT n=100003 seed=7 dtype=f64",
+         "n=100003 dtype=f64 result=25038.7096828911 max_abs_error=0"},
+        {"DOT n=100003 seed=7", "n=100003 dtype=f32 result=25038.7096828911 max_abs_error=0"},
+        {"SCAN n=100003 seed=7 exclusive=yes dtype=f64",
+         "n=100003 dtype=f64 exclusive=yes last=50021.863412456034 max_abs_error=0"},
+        {"HISTOGRAM n=100003 seed=7", "n=100003 dtype=f32 bins=64 below=0 above=0 nan=0 "
+                                      "fullest_bin=24 fullest_count=1630 max_abs_error=0"},
+    };
+    struct peer peer = peer_greeted();
+    for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
+        job_line(&peer, known[i].line);
+        job_run(&peer, "done", "");
+        assert_output(&peer, known[i].output);
+    }
+    job_line(&peer, "SCAN n=100003 seed=7");
+    job_run(&peer, "done", "");
+    assert_true(output_number(&peer, " last=") == 50022.81640625);
+    peer_finish(&peer, 0);
+}
+
+static void dot_files(struct peer *peer, bool f64, size_t count, const struct arrays *x,
+                      const struct arrays *y)
+{
+    size_t bytes = count * real_size(f64);
+    long double sum = 0, absolute = 0;
+    for (size_t i = 0; i < count; i++) {
+        long double product = f64 ? (long double)x->f64[i] * (long double)y->f64[i]
+                                  : (long double)x->f32[i] * (long double)y->f32[i];
+        sum += product;
+        absolute += fabsl(product);
+    }
+    int a = make_file(arrays_of(x, f64), bytes), b = make_file(arrays_of(y, f64), bytes);
+    job_line(peer, f64 ? "DOT dtype=f64" : "DOT");
+    job_file(peer, "a", a);
+    job_file(peer, "b", b);
+    job_run(peer, "done", "");
+    close(a);
+    close(b);
+    double result = output_number(peer, " result=");
+    assert_true(output_number(peer, "n=") == (double)count);
+    assert_near(result, (double)sum, 1e-13 * (double)absolute);
+    assert_near(output_number(peer, "max_abs_error="), fabs(result - (double)sum),
+                1e-15 * (double)absolute);
+}
+
+static void scan_files(struct peer *peer, bool f64, bool exclusive, size_t count,
+                       const struct arrays *x, const struct arrays *out)
+{
+    size_t bytes = count * real_size(f64);
+    int a = make_file(arrays_of(x, f64), bytes), file = make_file("", 0);
+    job_line(peer, f64 ? "SCAN dtype=f64" : "SCAN");
+    job_argument(peer, "exclusive", exclusive ? "yes" : "no");
+    job_file(peer, "a", a);
+    job_file(peer, "out", file);
+    job_run(peer, "done", "");
+    close(a);
+    read_back(file, f64 ? (void *)out->f64 : out->f32, bytes);
+    long double sum = 0, absolute = 0;
+    double worst = 0;
+    for (size_t i = 0; i < count; i++) {
+        long double number = f64 ? (long double)x->f64[i] : (long double)x->f32[i];
+        long double with = sum + number;
+        sum = exclusive ? sum : with;
+        absolute += fabsl(number);
+        double found = f64 ? out->f64[i] : (double)out->f32[i];
+        double limit = (f64 ? 1e-13 : 0x1p-24) * (double)fabsl(sum) + 1e-13 * (double)absolute;
+        assert_near(found, (double)sum, limit);
+        worst = fmax(worst, (double)fabsl((long double)found - sum));
+        sum = with;
+    }
+    assert_near(output_number(peer, "max_abs_error="), worst, 1e-14 * (double)absolute);
+    assert_true(count == 0 || output_number(peer, " last=") ==
+                                  (f64 ? out->f64[count - 1] : (double)out->f32[count - 1]));
+}
+
+static void test_dot_and_scan(void **state)
+{
+    (void)state;
+    struct peer peer = peer_greeted();
+    struct arrays x = arrays_make(wave), y = arrays_make(slow_wave), out = arrays_make(wave);
+    for (size_t s = 0; s < SIZES; s++) {
+        for (int f64 = 0; f64 < 2; f64++) {
+            dot_files(&peer, f64, sizes[s], &x, &y);
+            scan_files(&peer, f64, s % 2, sizes[s], &x, &out);
+        }
+    }
+    arrays_free(&x);
+    arrays_free(&y);
+    arrays_free(&out);
+    peer_finish(&peer, 0);
+}
+
+static void histogram_files(struct peer *peer, bool f64, size_t count, const struct arrays *x)
+{
+    enum { BINS = 100 };
+    uint64_t counts[BINS], expected[BINS] = {0}, below = 0, above = 0;
+    int a = make_file(arrays_of(x, f64), count * real_size(f64)), file = make_file("", 0);
+    job_line(peer, "HISTOGRAM bins=100 low=-700 high=800");
+    job_argument(peer, "dtype", f64 ? "f64" : "f32");
+    job_file(peer, "a", a);
+    job_file(peer, "out", file);
+    job_run(peer, "done", "");
+    close(a);
+    read_back(file, counts, sizeof(counts));
+    for (size_t i = 0; i < count; i++) {
+        double number = f64 ? x->f64[i] : (double)x->f32[i];
+        if (number < -700)
+            below++;
+        else if (number >= 800)
+            above++;
+        else
+            expected[(size_t)((number + 700) / 15)]++;
+    }
+    assert_memory_equal(counts, expected, sizeof(counts));
+    assert_true(output_number(peer, " below=") == (double)below);
+    assert_true(output_number(peer, " above=") == (double)above);
+}
+
+static void test_histogram(void **state)
+{
+    (void)state;
+    struct peer peer = peer_greeted();
+    struct arrays x = arrays_make(wave);
+    for (size_t s = 0; s < SIZES; s++)
+        for (int f64 = 0; f64 < 2; f64++)
+            histogram_files(&peer, f64, sizes[s], &x);
+    arrays_free(&x);
+    /* Edges, and what is no number. */
+    static const double edges[] = {
+        0, 0.25, 0.5, 0.75, 1, -0.0, -1e-300, 0.99999999999999989, NAN, INFINITY, -INFINITY};
+    static const uint64_t expected[] = {2, 1, 1, 2};
+    uint64_t counts[4];
+    int a = make_file(edges, sizeof(edges)), file = make_file("", 0);
+    job_line(&peer, "HISTOGRAM bins=4 dtype=f64");
+    job_file(&peer, "a", a);
+    job_file(&peer, "out", file);
+    job_run(&peer, "done", "");
+    close(a);
+    read_back(file, counts, sizeof(counts));
+    assert_memory_equal(counts, expected, sizeof(expected));
+    assert_non_null(strstr(peer.output, " below=2 above=2 nan=1 fullest_bin=0 fullest_count=2 "));
+    peer_finish(&peer, 0);
+}
+
+static void test_scan_special(void **state)
+{
+    (void)state;
+    static const float numbers[] = {1, 3e38F, 3e38F, INFINITY, -INFINITY, NAN, 1};
+    float out[7];
+    struct peer peer = peer_greeted();
+    int a = make_file(numbers, sizeof(numbers)), file = make_file("", 0);
+    job_line(&peer, "SCAN");
+    job_file(&peer, "a", a);
+    job_file(&peer, "out", file);
+    job_run(&peer, "done", "");
+    read_back(file, out, sizeof(out));
+    assert_true(out[0] == 1 && out[1] == 3e38F && isinf(out[2]) && isinf(out[3]) && isnan(out[4]));
+    job_line(&peer, "DOT");
+    job_file(&peer, "a", a);
+    job_file(&peer, "b", a);
+    job_run(&peer, "done", "");
+    assert_non_null(strstr(peer.output, "result=nan "));
+    close(a);
+    peer_finish(&peer, 0);
+}
+
 /* What all of them refuse in the same words. */
 static void test_bad_input(void **state)
 {
@@ -272,6 +447,13 @@ static void test_bad_input(void **state)
         {"REDUCE op=mean", {NULL}, {0}, "sum|min|max"},
         {"REDUCE op=min", {"a"}, {0}, "there is no min"},
         {"REDUCE dtype=f64", {"a"}, {12}, "no whole number of f64"},
+        {"DOT", {"a"}, {8}, "a=, b= go together"},
+        {"DOT", {"a", "b"}, {8, 12}, "a= has 8 bytes and b= 12"},
+        {"SCAN exclusive=1", {NULL}, {0}, "no|yes"},
+        {"HISTOGRAM bins=4097", {NULL}, {0}, "from 1 to 4096"},
+        {"HISTOGRAM bins=0", {NULL}, {0}, "from 1 to 4096"},
+        {"HISTOGRAM low=1", {NULL}, {0}, "is not below"},
+        {"HISTOGRAM low=0 high=1e-306", {NULL}, {0}, "is not below"},
         {"SAXPY dtype=f16", {NULL}, {0}, "f32|f64"},
     };
     static const char zeros[16];
@@ -294,8 +476,8 @@ static void test_cancel(void **state)
 {
     (void)state;
     static const char *const lines[] = {
-        "SAXPY n=17179869184",
-        "REDUCE n=17179869184",
+        "SAXPY n=17179869184",          "REDUCE n=17179869184",    "DOT n=17179869184",
+        "SCAN n=17179869184 dtype=f64", "HISTOGRAM n=17179869184",
     };
     struct peer peer = peer_greeted();
     for (size_t i = 0; i < sizeof(lines) / sizeof(lines[0]); i++) {
@@ -312,6 +494,9 @@ static void test_processors(void **state)
     static const char *const lines[] = {
         "SAXPY n=1000003 dtype=f64 alpha=0.3",
         "REDUCE n=1000003 dtype=f64",
+        "DOT n=1000003",
+        "SCAN n=1000003",
+        "HISTOGRAM n=1000003 bins=9",
     };
     for (size_t i = 0; i < sizeof(lines) / sizeof(lines[0]); i++) {
         struct peer peer = peer_greeted();
@@ -336,6 +521,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_saxpy),          cmocka_unit_test(test_saxpy_made_up),
         cmocka_unit_test(test_saxpy_special),  cmocka_unit_test(test_reduce),
         cmocka_unit_test(test_reduce_made_up), cmocka_unit_test(test_reduce_special),
+        cmocka_unit_test(test_made_up),        cmocka_unit_test(test_dot_and_scan),
+        cmocka_unit_test(test_histogram),      cmocka_unit_test(test_scan_special),
         cmocka_unit_test(test_bad_input),      cmocka_unit_test(test_cancel),
         cmocka_unit_test(test_processors),
     };

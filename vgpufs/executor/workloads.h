@@ -29,6 +29,9 @@ struct workload {
     WORKLOAD(monte_carlo_pi) \
     WORKLOAD(fft) \
     WORKLOAD(sanity) \
+    WORKLOAD(dot) \
+    WORKLOAD(scan) \
+    WORKLOAD(histogram) \
     /* the end */
 /* clang-format on */
 
