@@ -82,7 +82,7 @@ def catalogue():
     """{workload: [parameters]} as the executor knows it."""
     workloads = {}
     for line in printed("vgpu-executor", "--list").split("Workloads:\n")[1].splitlines():
-        name = re.match(r"  ([A-Z_]+)$", line)
+        name = re.match(r"  ([A-Z][A-Z0-9_]*)$", line)
         param = re.match(r"      ([a-z_0-9]+)=[A-Z]", line)
         if name:
             params = workloads[name[1]] = []

@@ -26,7 +26,7 @@ static void test_hello(void **state)
         assert_string_equal(frame_get(&frame, "descriptors"), descriptor ? "yes" : "no");
         assert_string_equal(frame_get(&frame, "workloads"),
                             "NOP,SLEEP,DEVICE_INFO,VECTOR_ADD,MATRIX_MUL,SAXPY,REDUCE,SORT,MONTE_"
-                            "CARLO_PI,FFT,SANITY,DOT,SCAN,HISTOGRAM");
+                            "CARLO_PI,FFT,SANITY,DOT,SCAN,HISTOGRAM,TRANSPOSE,SHA256");
         peer_finish(&peer, 0);
     }
 }

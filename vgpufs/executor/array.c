@@ -196,10 +196,40 @@ int array_store(struct job *job, const char *name, const struct array_span *span
     return 0;
 }
 
-double array_checksum(const struct element_type *type, const void *data, uint64_t count)
+struct checksum {
+    const struct array_span *span;
+    uint64_t first, end;
+    double sums[PIECE_BYTES / sizeof(float) / PART_ELEMENTS];
+};
+
+static void checksum_part(void *context, size_t index)
 {
-    double sum[8] = {0};
-    for (uint64_t i = 0; i < count; i++)
-        sum[i % 8] += array_get(type, data, i);
-    return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
+    struct checksum *checksum = context;
+    const struct array_span *span = checksum->span;
+    uint64_t first = checksum->first + index * PART_ELEMENTS;
+    uint64_t end = checksum->end - first < PART_ELEMENTS ? checksum->end : first + PART_ELEMENTS;
+    double sum = 0;
+    for (uint64_t i = first; i < end; i++)
+        sum += array_get(span->type, span->data, i) * (double)(int)(i % 7 + 1);
+    checksum->sums[index] = sum;
+}
+
+int array_checksum(struct job *job, const struct array_span *span, double *result)
+{
+    const uint64_t most = PIECE_BYTES / span->type->bytes;
+    struct checksum checksum = {.span = span};
+    *result = 0;
+    for (checksum.first = 0; checksum.first < span->count; checksum.first += most) {
+        uint64_t left = span->count - checksum.first, here = left < most ? left : most;
+        if (job_step(job, span->from) < 0)
+            return -1;
+        uint64_t start = job_clock_ns();
+        size_t parts = (size_t)((here + PART_ELEMENTS - 1) / PART_ELEMENTS);
+        checksum.end = checksum.first + here;
+        parallel_run(parts, checksum_part, &checksum);
+        for (size_t i = 0; i < parts; i++)
+            *result += checksum.sums[i];
+        job->compute_ns += job_clock_ns() - start;
+    }
+    return 0;
 }

@@ -32,6 +32,8 @@ struct workload {
     WORKLOAD(dot) \
     WORKLOAD(scan) \
     WORKLOAD(histogram) \
+    WORKLOAD(transpose) \
+    WORKLOAD(sha256) \
     /* the end */
 /* clang-format on */
 
