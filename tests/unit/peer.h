@@ -33,6 +33,7 @@ struct peer {
     /* what to answer RESERVE; NULL: yes */
     const char *reserve_error;
     uint64_t reserved;
+    bool any_reserve;        /* not only of out= */
     int truncate_at_reserve; /* -1: nothing */
 };
 

@@ -24,9 +24,10 @@ static void test_hello(void **state)
         assert_true(strlen(frame_get(&frame, "host")) > 0);
         assert_int_equal(atoi(frame_get(&frame, "pid")), peer.pid);
         assert_string_equal(frame_get(&frame, "descriptors"), descriptor ? "yes" : "no");
-        assert_string_equal(frame_get(&frame, "workloads"),
-                            "NOP,SLEEP,DEVICE_INFO,VECTOR_ADD,MATRIX_MUL,SAXPY,REDUCE,SORT,MONTE_"
-                            "CARLO_PI,FFT,SANITY,DOT,SCAN,HISTOGRAM,TRANSPOSE,SHA256");
+        assert_string_equal(
+            frame_get(&frame, "workloads"),
+            "NOP,SLEEP,DEVICE_INFO,VECTOR_ADD,MATRIX_MUL,SAXPY,REDUCE,SORT,MONTE_"
+            "CARLO_PI,FFT,SANITY,DOT,SCAN,HISTOGRAM,TRANSPOSE,SHA256,CONV2D,BLACK_SCHOLES");
         peer_finish(&peer, 0);
     }
 }

@@ -81,9 +81,14 @@ static int run_files(struct job *job, const struct run *run, bool inputs)
     return 0;
 }
 
+static size_t chunk_parts(const struct stream *stream)
+{
+    return stream->chunk_parts ? stream->chunk_parts : CHUNK_PARTS;
+}
+
 static int run_chunks(struct job *job, struct run *run, uint64_t count)
 {
-    const size_t most = CHUNK_PARTS * STREAM_PART;
+    const size_t most = chunk_parts(run->stream) * STREAM_PART;
     for (run->first = 0; run->first < count; run->first += most) {
         uint64_t left = count - run->first;
         run->count = left < most ? (size_t)left : most;
@@ -113,8 +118,8 @@ int stream_run(struct job *job, const struct stream *stream, uint64_t count)
     static const char advice[] = "try again when the machine is less busy";
     struct run run = {.stream = stream,
                       .make_up = stream->input_count > 0 && !job_given(job, stream->names[0])};
-    size_t parts = CHUNK_PARTS;
-    if (count < CHUNK_PARTS * STREAM_PART)
+    size_t parts = chunk_parts(stream);
+    if (count < parts * STREAM_PART)
         parts = (size_t)(count + STREAM_PART - 1) / STREAM_PART;
     int result = reserve_outputs(job, stream, count);
     for (size_t i = 0; i < stream->array_count && result == 0; i++) {

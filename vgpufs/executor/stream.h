@@ -39,6 +39,8 @@ struct stream {
     size_t input_count, array_count;
     const struct element_type *type;
     size_t result_bytes;
+    size_t chunk_parts; /* between two looks at the clock; 0: as many as is good for a few
+                           operations */
     void *context;
     /* Instead of reading, where the files were not given. Called before the first phase's work. */
     void (*fill)(const void *context, const struct stream_part *part);

@@ -34,6 +34,8 @@ struct workload {
     WORKLOAD(histogram) \
     WORKLOAD(transpose) \
     WORKLOAD(sha256) \
+    WORKLOAD(conv2d) \
+    WORKLOAD(black_scholes) \
     /* the end */
 /* clang-format on */
 
