@@ -1,4 +1,4 @@
-/* TRANSPOSE, SHA256, CONV2D and BLACK_SCHOLES, as a real vgpu-executor runs them. */
+/* TRANSPOSE, SHA256, CONV2D, BLACK_SCHOLES and NBODY, as a real vgpu-executor runs them. */
 #include "peer.h"
 
 #include <math.h>
@@ -293,6 +293,139 @@ static void test_black_scholes_known(void **state)
     peer_finish(&peer, 0);
 }
 
+/* Mass, place, velocity: the same leapfrog, step by step and pair by pair. */
+struct body {
+    double mass, at[3], velocity[3];
+};
+
+static void accelerate(const struct body *bodies, size_t count, size_t i, double soft, double a[3])
+{
+    a[0] = a[1] = a[2] = 0;
+    for (size_t j = 0; j < count; j++) {
+        double square = soft * soft, d[3];
+        for (int k = 0; k < 3; k++) {
+            d[k] = bodies[j].at[k] - bodies[i].at[k];
+            square += d[k] * d[k];
+        }
+        for (int k = 0; k < 3; k++)
+            a[k] += bodies[j].mass * d[k] / pow(square, 1.5);
+    }
+}
+
+static void kick(struct body *bodies, size_t count, double soft, double time)
+{
+    for (size_t i = 0; i < count; i++) {
+        double a[3];
+        accelerate(bodies, count, i, soft, a);
+        for (int k = 0; k < 3; k++)
+            bodies[i].velocity[k] += time * a[k];
+    }
+}
+
+static double energy_of(const struct body *bodies, size_t count, double soft)
+{
+    double energy = 0;
+    for (size_t i = 0; i < count; i++) {
+        for (int k = 0; k < 3; k++)
+            energy += bodies[i].mass * bodies[i].velocity[k] * bodies[i].velocity[k] / 2;
+        for (size_t j = 0; j < i; j++) {
+            double square = soft * soft;
+            for (int k = 0; k < 3; k++)
+                square += pow(bodies[j].at[k] - bodies[i].at[k], 2);
+            energy -= bodies[i].mass * bodies[j].mass / sqrt(square);
+        }
+    }
+    return energy;
+}
+
+static void move_bodies(struct peer *peer, bool f64, size_t count)
+{
+    enum { STEPS = 20, NUMBERS = 7 };
+    const double soft = 0.1, time = 0.01, near = f64 ? 1e-12 : 1e-4;
+    size_t size = count * NUMBERS * (f64 ? sizeof(double) : sizeof(float));
+    void *numbers = random_reals(count * NUMBERS, f64);
+    struct body *bodies = calloc(count, sizeof(*bodies));
+    int a = make_file(numbers, size), out = make_file("", 0);
+    assert_non_null(bodies);
+    for (size_t i = 0; i < count; i++) {
+        bodies[i].mass = get(numbers, f64, i * NUMBERS);
+        for (size_t k = 0; k < 3; k++) {
+            bodies[i].at[k] = get(numbers, f64, i * NUMBERS + 1 + k);
+            bodies[i].velocity[k] = get(numbers, f64, i * NUMBERS + 4 + k);
+        }
+    }
+    job_line(peer, "NBODY steps=20 dt=0.01 softening=0.1");
+    job_argument(peer, "dtype", f64 ? "f64" : "f32");
+    job_file(peer, "a", a);
+    job_file(peer, "out", out);
+    job_run(peer, "done", "");
+    double before = energy_of(bodies, count, soft);
+    for (int step = 0; step < STEPS; step++) {
+        kick(bodies, count, soft, time / 2);
+        for (size_t i = 0; i < count; i++)
+            for (int k = 0; k < 3; k++)
+                bodies[i].at[k] += time * bodies[i].velocity[k];
+        kick(bodies, count, soft, time / 2);
+    }
+    assert_int_equal(pread(out, numbers, size, 0), (ssize_t)size);
+    for (size_t i = 0; i < count; i++) {
+        assert_true(get(numbers, f64, i * NUMBERS) == bodies[i].mass);
+        for (size_t k = 0; k < 3; k++) {
+            assert_true(fabs(get(numbers, f64, i * NUMBERS + 1 + k) - bodies[i].at[k]) <= near);
+            assert_true(fabs(get(numbers, f64, i * NUMBERS + 4 + k) - bodies[i].velocity[k]) <=
+                        100 * near);
+        }
+    }
+    double energy = energy_of(bodies, count, soft), scale = 1 + (double)(count * count);
+    assert_true(output_number(peer, "n=") == (double)count);
+    assert_true(fabs(output_number(peer, " energy=") - energy) <= 100 * near * scale);
+    assert_true(fabs(output_number(peer, "energy_drift=") - (energy - before)) <=
+                100 * near * scale);
+    assert_true(count < 5 || output_number(peer, "max_abs_error=") > 0);
+    free(numbers);
+    free(bodies);
+    close(a);
+    close(out);
+}
+
+static void test_nbody(void **state)
+{
+    (void)state;
+    static const size_t counts[] = {1, 2, 3, 16, 17, 33};
+    struct peer peer = peer_greeted();
+    for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++)
+        for (int f64 = 0; f64 < 2; f64++)
+            move_bodies(&peer, f64, counts[i]);
+    /* Too far, too heavy, no number. */
+    static const float odd[3][7] = {{1, 1e30F}, {3e38F, 0, 1}, {NAN, NAN}};
+    for (size_t i = 0; i < 3; i++) {
+        int a = make_file(odd[i], sizeof(odd[0]));
+        job_line(&peer, "NBODY");
+        job_file(&peer, "a", a);
+        job_run(&peer, "done", "");
+        close(a);
+    }
+    peer_finish(&peer, 0);
+}
+
+/* The digits do not depend on how many processors the executor may use. */
+static void test_processors(void **state)
+{
+    (void)state;
+    static const char *const lines[] = {"NBODY n=300 dtype=f64", "BLACK_SCHOLES n=300000",
+                                        "CONV2D h=300 w=300 k=7 dtype=f64"};
+    struct peer peer = peer_greeted(), single = peer_on_one_processor();
+    for (size_t i = 0; i < sizeof(lines) / sizeof(lines[0]); i++) {
+        job_line(&peer, lines[i]);
+        job_run(&peer, "done", "");
+        job_line(&single, lines[i]);
+        job_run(&single, "done", "");
+        assert_output(&single, output_digits(&peer));
+    }
+    peer_finish(&peer, 0);
+    peer_finish(&single, 0);
+}
+
 /* These digits are a promise: other backends, versions and machines print the same. */
 static void test_made_up(void **state)
 {
@@ -334,6 +467,9 @@ static void test_bad_input(void **state)
         {"CONV2D", "a", "go together"},
         {"BLACK_SCHOLES", "spot", "go together"},
         {"BLACK_SCHOLES volatility=0", NULL, "volatility= takes a number"},
+        {"NBODY steps=0", NULL, "from 1 to 1000000"},
+        {"NBODY softening=0", NULL, "softening= takes a number"},
+        {"NBODY", "a", "a= has 8 bytes: not 1 to 262144 bodies"},
         {"TRANSPOSE m=0", NULL, "from 1 to 1048576"},
         {"TRANSPOSE m=3 n=1", "a", "a= has 8 bytes; m=3 times n=1 of f32 are 12"},
     };
@@ -352,9 +488,9 @@ static void test_bad_input(void **state)
 static void test_cancel(void **state)
 {
     (void)state;
-    static const char *const lines[] = {"SHA256 n=1099511627776", "TRANSPOSE m=9000 n=9000",
-                                        "CONV2D h=9000 w=9000 k=31",
-                                        "BLACK_SCHOLES n=4294967296 dtype=f64"};
+    static const char *const lines[] = {
+        "SHA256 n=1099511627776", "TRANSPOSE m=9000 n=9000", "CONV2D h=9000 w=9000 k=31",
+        "BLACK_SCHOLES n=4294967296 dtype=f64", "NBODY n=262144 dtype=f64"};
     struct peer peer = peer_greeted();
     for (size_t i = 0; i < sizeof(lines) / sizeof(lines[0]); i++) {
         job_line(&peer, lines[i]);
@@ -371,6 +507,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_transpose),     cmocka_unit_test(test_sha256),
         cmocka_unit_test(test_made_up),       cmocka_unit_test(test_conv2d),
         cmocka_unit_test(test_black_scholes), cmocka_unit_test(test_black_scholes_known),
+        cmocka_unit_test(test_nbody),         cmocka_unit_test(test_processors),
         cmocka_unit_test(test_bad_input),     cmocka_unit_test(test_cancel),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -27,7 +27,7 @@ static void test_hello(void **state)
         assert_string_equal(
             frame_get(&frame, "workloads"),
             "NOP,SLEEP,DEVICE_INFO,VECTOR_ADD,MATRIX_MUL,SAXPY,REDUCE,SORT,MONTE_"
-            "CARLO_PI,FFT,SANITY,DOT,SCAN,HISTOGRAM,TRANSPOSE,SHA256,CONV2D,BLACK_SCHOLES");
+            "CARLO_PI,FFT,SANITY,DOT,SCAN,HISTOGRAM,TRANSPOSE,SHA256,CONV2D,BLACK_SCHOLES,NBODY");
         peer_finish(&peer, 0);
     }
 }

@@ -36,6 +36,7 @@ struct workload {
     WORKLOAD(sha256) \
     WORKLOAD(conv2d) \
     WORKLOAD(black_scholes) \
+    WORKLOAD(nbody) \
     /* the end */
 /* clang-format on */
 
