@@ -189,14 +189,23 @@ static void check_transform(const struct fft *fft, char *in, char *out, char *ba
         found->parseval_error = fmax(found->parseval_error, parseval / sqrt(expected));
 }
 
-static void fft_part(void *context, size_t index)
+static void transform_part(void *context, size_t index)
+{
+    const struct fft *fft = context;
+    uint64_t first = index * fft->part, end = first + fft->part;
+    for (uint64_t i = first; i < end && i < fft->here; i++) {
+        size_t offset = (size_t)(i * fft->n) * fft->bytes;
+        transform(fft, fft->inverse, fft->in + offset, fft->out + offset);
+    }
+}
+
+static void check_part(void *context, size_t index)
 {
     struct fft *fft = context;
     uint64_t first = index * fft->part, end = first + fft->part;
     struct found found = {0};
     for (uint64_t i = first; i < end && i < fft->here; i++) {
         size_t offset = (size_t)(i * fft->n) * fft->bytes;
-        transform(fft, fft->inverse, fft->in + offset, fft->out + offset);
         check_transform(fft, fft->in + offset, fft->out + offset, fft->back + offset, &found);
     }
     fft->found[index] = found;
@@ -246,12 +255,24 @@ static bool samples_are_right(struct fft *fft)
     return true;
 }
 
+/* fft_sweep works on what is in memory. -1 and the job should stop. */
+static int fft_sweep(struct fft *fft, parallel_work *work)
+{
+    if (job_step(fft->job, (double)fft->first / (double)fft->batch) < 0)
+        return -1;
+    uint64_t start = job_clock_ns();
+    parallel_run((size_t)((fft->here + fft->part - 1) / fft->part), work, fft);
+    fft->job->compute_ns += job_clock_ns() - start;
+    return 0;
+}
+
 /* fft_compute transforms and verifies what is in memory. */
 static int fft_compute(struct fft *fft)
 {
+    if (fft_sweep(fft, transform_part) < 0 || fft_sweep(fft, check_part) < 0)
+        return -1;
     uint64_t start = job_clock_ns();
     size_t parts = (size_t)((fft->here + fft->part - 1) / fft->part);
-    parallel_run(parts, fft_part, fft);
     bool right = samples_are_right(fft);
     for (size_t i = 0; i < parts; i++) {
         const struct found *found = &fft->found[i];
