@@ -101,7 +101,7 @@ static int do_cancel(struct server *server, const struct words *words, bool real
     const char *tag = words->word[2];
     if (!vm || (strcmp(tag, "all") != 0 && !has_job(vm, tag)))
         return EINVAL;
-    return really ? vm_cancel(vm, tag) : 0;
+    return really ? vm_cancel(vm, tag, "cancelled by the administrator") : 0;
 }
 
 static bool is_queued(struct vm *vm, const char *tag)

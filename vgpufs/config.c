@@ -187,7 +187,10 @@ static void config_build_globals(struct config_parser *parser, struct config *co
     }
 }
 
-/* vm_check looks for limits of a section that contradict the identity that it fixes. */
+/*
+ * vm_check looks for limits that stand in a section and contradict the identity that is fixed for
+ * it. A limit of [defaults] does not: it is for those that claim, and [vm N] may fix another.
+ */
 static void vm_check(struct config_parser *parser, const struct config *config,
                      const struct config_section *section, const struct config_vm *vm)
 {
@@ -195,7 +198,8 @@ static void vm_check(struct config_parser *parser, const struct config *config,
     struct text title = {0};
     config_section_heading(&title, section);
     const char *in = title.data ? title.data : "";
-    if (vm->fixed_pool >= 0 && !(vm->allowed_pools >> vm->fixed_pool & 1)) {
+    if (vm->fixed_pool >= 0 && !(vm->allowed_pools >> vm->fixed_pool & 1) &&
+        config_source_line(source, section, "pools")) {
         unsigned line = config_source_line(source, section, "pool");
         config_fail_at(
             parser, line ? line : config_source_line(source, section, "pools"),
@@ -203,7 +207,8 @@ static void vm_check(struct config_parser *parser, const struct config *config,
             "another",
             in, config->pools[vm->fixed_pool].name);
     }
-    if (vm->fixed_priority > (int)vm->max_priority) {
+    if (vm->fixed_priority > (int)vm->max_priority &&
+        config_source_line(source, section, "max_priority")) {
         unsigned line = config_source_line(source, section, "priority");
         config_fail_at(
             parser, line ? line : config_source_line(source, section, "max_priority"),

@@ -221,7 +221,9 @@ static void reload(struct server *server, const struct config *first, const char
     struct config *config = config_read(first->file, mountpoint);
     if (config && config_reload_refused(first, config, &error)) {
         log_error("not reloaded: %s", error.data ? error.data : "no memory");
-    } else if (config) {
+    } else if (!config) {
+        log_error("not reloaded: the configuration of before stays in force");
+    } else {
         server_reload(server, config);
         *interval_ms = config->stats_log_interval_ms;
         log_info("configuration reloaded");

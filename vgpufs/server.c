@@ -208,6 +208,7 @@ static void wait_idle(struct server *server, int signals)
 void server_stop(struct server *server, int signals)
 {
     static const char stopped[] = "vgpufs was stopped";
+    atomic_store(&server->stopping, true);
     atomic_store(&server->draining, true);
     for (size_t i = 0; i < server->pool_count; i++)
         pool_stop_dispatch(&server->pools[i], stopped);

@@ -36,6 +36,7 @@ struct server {
     struct fuse_session *session;
     struct notifier *notifier;
     atomic_bool serving;  /* mounted: before that the start tells its own errors */
+    atomic_bool stopping; /* and draining */
     atomic_bool draining; /* no submission is accepted */
     atomic_bool log_jobs;
     _Atomic mode_t stats_mode;

@@ -90,7 +90,9 @@ struct stats_snapshot *stats_snapshot_take(struct server *server)
         snapshot->done += stats->counters.done;
         snapshot->failed += stats->counters.failed;
     }
-    snapshot->state = atomic_load(&server->draining) ? "draining" : "running";
+    snapshot->state = atomic_load(&server->stopping)   ? "stopping"
+                      : atomic_load(&server->draining) ? "draining"
+                                                       : "running";
     snapshot->uptime_s = (clock_now_us() - server->started_us) / 1000000;
     return snapshot;
 failed:

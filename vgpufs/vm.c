@@ -342,7 +342,7 @@ void vm_hold(struct vm *vm, bool held)
 
 void vm_purge(struct vm *vm)
 {
-    vm_cancel(vm, "all");
+    vm_cancel(vm, "all", "purged by the administrator");
     pthread_mutex_lock(&vm->lock);
     vm_newest_set(vm, NULL);
     jobs_forget(vm);

@@ -128,8 +128,9 @@ struct job *vm_find_number(struct vm *vm, uint64_t number);
 
 /* vm_ctl: `cancel <tag>` or `cancel all`, from the guest's ctl. */
 int vm_ctl(struct vm *vm, const struct line *batch, size_t count);
-/* vm_cancel: EINVAL if there is no such job. `tag` may be "all". */
-int vm_cancel(struct vm *vm, const char *tag);
+/* vm_cancel: EINVAL if there is no such job. `tag` may be "all"; `why` is static, for the result.
+ */
+int vm_cancel(struct vm *vm, const char *tag, const char *why);
 int vm_set_priority(struct vm *vm, const char *tag, unsigned priority);
 /* vm_hold: a held VM's jobs are accepted and wait. */
 void vm_hold(struct vm *vm, bool held);

@@ -265,7 +265,7 @@ static int newer_first(const void *a, const void *b)
     return x->number < y->number ? 1 : x->number > y->number ? -1 : 0;
 }
 
-static int cancel_all(struct vm *vm)
+static int cancel_all(struct vm *vm, const char *why)
 {
     pthread_mutex_lock(&vm->lock);
     struct job_array array = pending_jobs(vm);
@@ -274,7 +274,7 @@ static int cancel_all(struct vm *vm)
         return ENOSPC;
     qsort(array.jobs, array.count, sizeof(*array.jobs), newer_first);
     for (size_t i = 0; i < array.count; i++) {
-        pool_cancel(array.jobs[i]->pool, array.jobs[i], NULL);
+        pool_cancel(array.jobs[i]->pool, array.jobs[i], why);
         job_unref(array.jobs[i]);
     }
     free(array.jobs);
@@ -293,16 +293,16 @@ static struct job *find_submitted(struct vm *vm, const char *tag, struct pool **
     return job;
 }
 
-int vm_cancel(struct vm *vm, const char *tag)
+int vm_cancel(struct vm *vm, const char *tag, const char *why)
 {
     struct pool *pool;
     if (strcmp(tag, "all") == 0)
-        return cancel_all(vm);
+        return cancel_all(vm, why);
     struct job *job = find_submitted(vm, tag, &pool);
     if (!job)
         return EINVAL;
     if (pool)
-        pool_cancel(pool, job, NULL);
+        pool_cancel(pool, job, why);
     job_unref(job);
     return 0;
 }
@@ -349,7 +349,7 @@ int vm_ctl(struct vm *vm, const struct line *batch, size_t count)
     }
     for (size_t i = 0; i < count; i++)
         if (ctl_parse(vm, &batch[i], tag, error) == 0) /* it may be forgotten by now */
-            vm_cancel(vm, tag);
+            vm_cancel(vm, tag, "cancelled by the VM");
     return 0;
 }
 

@@ -218,7 +218,10 @@ static int prepare(struct submission *submission)
 {
     struct vm *vm = submission->vm;
     if (atomic_load(&vm->server->draining) || atomic_load(&vm->gone))
-        return fail(submission, 0, EROFS, "no jobs are accepted now: the host drains");
+        return fail(submission, 0, EROFS,
+                    atomic_load(&vm->server->stopping)
+                        ? "vgpufs is stopping: try again later"
+                        : "no jobs are accepted now: the host drains");
     if (submission->via == VIA_REQUEST && vm->legacy.job && !job_has_ended(vm->legacy.job))
         return fail(submission, 0, EDQUOT,
                     "request.txt takes one job at a time, and the last one has not ended");

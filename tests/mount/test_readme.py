@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from harness import FACTOR, SOURCE, program_path, quoted
+from harness import FACTOR, SOURCE, VGPUFS, program_path, quoted
 
 README = (SOURCE / "README.md")
 MOUNTPOINT = "/mnt/vgpu"
@@ -37,6 +37,15 @@ def normalised(text):
     text = re.sub(r'"[^"]*"', '"…"', text)
     text = re.sub(r"(?<![A-Za-z0-9])\d+(\.\d+)?(e[+-]\d+)?", "N", text)  # but vm3 and f32 are names
     return re.sub(r"[ \t]+", " ", text).strip()
+
+
+def test_configurations(tmp_path):
+    """What the README shows as a configuration is one."""
+    blocks = re.findall(r"^```ini\n(.*?)^```$", README.read_text(), re.M | re.S)
+    assert blocks
+    for block in blocks:
+        (tmp_path / "readme.conf").write_text(block)
+        subprocess.run([VGPUFS, "-c", tmp_path / "readme.conf", "--check"], check=True)
 
 
 def test_there_is_a_session():

@@ -208,6 +208,18 @@ static void test_defaults_hold_for_all_vms_wherever_they_stand(void **state)
     config_destroy(config);
 }
 
+/* What [defaults] allow others to claim does not bind what the host fixes for one. */
+static void test_fixed_goes_before_the_limits_of_defaults(void **state)
+{
+    (void)state;
+    struct config *config = parse("[defaults]\nmax_priority = 1\npools = A\n"
+                                  "[vm 3]\npriority = 2\npool = B\n");
+    assert_int_equal(config_find_vm(config, 3)->fixed_priority, 2);
+    assert_int_equal(config_find_vm(config, 3)->fixed_pool, 1);
+    assert_int_equal(config_find_vm(config, 4)->max_priority, 1);
+    config_destroy(config);
+}
+
 static void test_vms(void **state)
 {
     (void)state;
@@ -431,8 +443,8 @@ static void test_mistakes(void **state)
         {"[vm 3]\npools = A\n[defaults]\npool = B\n",
          "t.conf:2: [vm 3] has the fixed pool B, which its pools do not allow: add it there or "
          "choose another"},
-        {"[defaults]\nmax_priority = 1\n[vm 3]\npriority = 2\n",
-         "t.conf:4: [vm 3] has the fixed priority 2, which exceeds its max_priority 1: lower the "
+        {"[vm 3]\npriority = 2\nmax_priority = 1\n",
+         "t.conf:2: [vm 3] has the fixed priority 2, which exceeds its max_priority 1: lower the "
          "one or raise the other"},
         {"[defaults]\nmax_priority = 1\npriority = 2\n",
          "t.conf:3: [defaults] has the fixed priority 2, which exceeds its max_priority 1: lower "
@@ -838,6 +850,7 @@ int main(void)
         cmocka_unit_test(test_defaults),
         cmocka_unit_test(test_every_key),
         cmocka_unit_test(test_defaults_hold_for_all_vms_wherever_they_stand),
+        cmocka_unit_test(test_fixed_goes_before_the_limits_of_defaults),
         cmocka_unit_test(test_vms),
         cmocka_unit_test(test_owners),
         cmocka_unit_test(test_relative_paths),
