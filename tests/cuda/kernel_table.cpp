@@ -13,7 +13,8 @@ static std::function<void()> bind_each(void (*kernel)(A...), void **arguments,
     return [kernel, values] { std::apply(kernel, values); };
 }
 
-template <typename... A> static std::function<void()> bind_to(void (*kernel)(A...), void **arguments)
+template <typename... A>
+static std::function<void()> bind_to(void (*kernel)(A...), void **arguments)
 {
     return bind_each(kernel, arguments, std::index_sequence_for<A...>{});
 }

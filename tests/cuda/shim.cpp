@@ -30,7 +30,8 @@ struct fiber {
     void *fake_stack;
 };
 
-static std::vector<fiber> fibers;
+/* Never destroyed: a worker of the stand-in may still run when the process ends. */
+static std::vector<fiber> &fibers = *new std::vector<fiber>;
 static size_t fiber_count, current;
 static ucontext_t scheduler;
 static void *scheduler_fake_stack;
@@ -45,7 +46,8 @@ static const std::function<void()> *body;
     abort();
 }
 
-/* --- switching, told to AddressSanitizer (sanitizer/common_interface_defs.h) ------------------- */
+/* --- switching, told to AddressSanitizer (sanitizer/common_interface_defs.h) -------------------
+ */
 
 static void before_switch(void **save, const void *bottom, size_t bytes)
 {
@@ -94,7 +96,8 @@ static void resume(size_t number)
     after_switch(scheduler_fake_stack, nullptr, nullptr);
 }
 
-/* --- barriers ---------------------------------------------------------------------------------- */
+/* --- barriers ----------------------------------------------------------------------------------
+ */
 
 void __syncthreads()
 {
@@ -163,7 +166,8 @@ static bool release_barrier()
     return waiting > 0;
 }
 
-/* --- blocks ------------------------------------------------------------------------------------ */
+/* --- blocks ------------------------------------------------------------------------------------
+ */
 
 static std::vector<size_t> order_of_threads()
 {

@@ -1,10 +1,10 @@
 /*
  * Device code as C++, for tests on the CPU. Included by kernels.cu where the compiler is not nvcc.
  *
- * Every thread of a block is a fiber; blocks run one after the other, fibers from barrier to barrier
- * in the order that shim_order says. So a missing barrier gives a wrong result in one of the orders,
- * and the sanitizers see every access. It says nothing about speed, about races between blocks,
- * or about what nvcc makes of the code.
+ * Every thread of a block is a fiber; blocks run one after the other, fibers from barrier to
+ * barrier in the order that shim_order says. So a missing barrier gives a wrong result in one of
+ * the orders, and the sanitizers see every access. It says nothing about speed, about races between
+ * blocks, or about what nvcc makes of the code.
  */
 #ifndef VGPUFS_TESTS_CUDA_SHIM_H
 #define VGPUFS_TESTS_CUDA_SHIM_H
@@ -22,9 +22,9 @@ extern shim_index threadIdx, blockIdx, blockDim, gridDim;
 
 #define __device__
 #define __host__
-#define __forceinline__             inline
-#define __shared__                  static
-#define KERNEL(name, threads)       extern "C" void name
+#define __forceinline__       inline
+#define __shared__            static
+#define KERNEL(name, threads) extern "C" void name
 
 using std::fabs;
 

@@ -1,14 +1,13 @@
 /*
- * A stand-in for NVIDIA's libcuda.so.1, for tests on machines without a GPU. It has the entry points
- * that the project asks for, device memory of its own with a limit, a worker thread for each
+ * A stand-in for NVIDIA's libcuda.so.1, for tests on machines without a GPU. It has the entry
+ * points that the project asks for, device memory of its own with a limit, a worker thread for each
  * stream, and runs the shim-compiled kernels by name. It is no CUDA, and says so in its device's
  * name. What it does wrong on request, by environment variables:
  *
- *   STANDIN_FAIL=CALL:N:CODE    the Nth call of CALL fails with CODE; after a sticky code every later
- *                               call fails with it, as only a new process helps then. CALL may be
- *                               "launched": the Nth kernel fails when it has run
- *   STANDIN_SKIP=N              the Nth launched kernel does nothing: its output is wrong
- *   STANDIN_ENDLESS=N           the Nth launched kernel never ends
+ *   STANDIN_FAIL=CALL:N:CODE    the Nth call of CALL fails with CODE; after a sticky code every
+ * later call fails with it, as only a new process helps then. CALL may be "launched": the Nth
+ * kernel fails when it has run STANDIN_SKIP=N              the Nth launched kernel does nothing:
+ * its output is wrong STANDIN_ENDLESS=N           the Nth launched kernel never ends
  *   STANDIN_LATE_US=T           every operation of a stream starts that much later
  *   STANDIN_MEMORY=BYTES        how much memory the device has
  *   STANDIN_DEVICES=N           how many devices there are
@@ -167,7 +166,8 @@ static CUresult enter(const char *call)
             return code;                                                                           \
     } while (0)
 
-/* --- streams ----------------------------------------------------------------------------------- */
+/* --- streams -----------------------------------------------------------------------------------
+ */
 
 static void work(CUstream stream)
 {
@@ -249,7 +249,8 @@ static CUresult cuStreamDestroy(CUstream stream)
     return CUDA_SUCCESS;
 }
 
-/* --- events ------------------------------------------------------------------------------------ */
+/* --- events ------------------------------------------------------------------------------------
+ */
 
 static CUresult cuEventCreate(CUevent *event, unsigned)
 {
@@ -290,7 +291,8 @@ static CUresult cuEventDestroy(CUevent event)
     return CUDA_SUCCESS;
 }
 
-/* --- memory ------------------------------------------------------------------------------------ */
+/* --- memory ------------------------------------------------------------------------------------
+ */
 
 /* Device memory is memory of the process: kernels and sanitizers see it as it is. */
 static CUresult allocate(CUdeviceptr *address, size_t bytes)
@@ -431,7 +433,8 @@ static CUresult cuMemPoolSetAttribute(CUmemoryPool pool, CUmemPool_attribute att
     return CUDA_SUCCESS;
 }
 
-/* --- modules and kernels ----------------------------------------------------------------------- */
+/* --- modules and kernels -----------------------------------------------------------------------
+ */
 
 static CUresult cuModuleLoadData(CUmodule *module, const void *image)
 {
@@ -505,7 +508,8 @@ static CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned gr
     });
 }
 
-/* --- devices ----------------------------------------------------------------------------------- */
+/* --- devices -----------------------------------------------------------------------------------
+ */
 
 static void make_uuid(int number, unsigned char bytes[16])
 {
@@ -618,7 +622,8 @@ static CUresult cuCtxSetCurrent(CUcontext context)
     return CUDA_SUCCESS;
 }
 
-/* --- errors, entry points, account ------------------------------------------------------------- */
+/* --- errors, entry points, account -------------------------------------------------------------
+ */
 
 static CUresult cuGetErrorName(CUresult result, const char **name)
 {
@@ -657,16 +662,28 @@ CUresult cuGetProcAddress_v2(const char *name, void **address, int version, uint
     return has ? CUDA_SUCCESS : CUDA_ERROR_NOT_FOUND;
 }
 
+/* stop drops what no stream has begun and waits for what one has, unless that never ends. */
+static void stop()
+{
+    for (CUstream stream : self.streams) {
+        std::unique_lock<std::mutex> guard(stream->lock);
+        stream->operations.clear();
+        stream->changed.wait(guard, [stream] { return !stream->busy || self.endless; });
+    }
+}
+
 __attribute__((destructor)) static void write_account()
 {
+    stop();
     FILE *file = self.account.empty() ? nullptr : fopen(self.account.c_str(), "a");
     if (!file)
         return;
     std::lock_guard<std::mutex> guard(self.lock);
     fprintf(file, "process %ld\n", (long)getpid());
     fprintf(file, "sticky %d\n", self.sticky);
-    fprintf(file, "left memory=%zu allocations=%zu host=%zu streams=%zu events=%zu modules=%zu "
-                  "contexts=%d\n",
+    fprintf(file,
+            "left memory=%zu allocations=%zu host=%zu streams=%zu events=%zu modules=%zu "
+            "contexts=%d\n",
             self.used, self.allocations.size(), self.host.size(), self.streams.size(),
             self.events.size(), self.modules.size(), self.context.retained);
     fprintf(file, "unclear %zu\npeak %zu\nthreshold %llu\n", self.unclear_bytes, self.peak,

@@ -63,9 +63,9 @@ template <typename T> static std::string typed(const char *name)
 }
 
 /* Around one vector, one block, and what a grid of two blocks takes in one go. */
-static const uint64_t counts[] = {1,    2,    3,    4,    5,    7,    8,     255,   256,  257,
-                                  1023, 1024, 1025, 2047, 4096, 8191, 8192,  8193,  8199, 12288,
-                                  16384, 16387};
+static const uint64_t counts[] = {1,    2,    3,    4,     5,     7,    8,    255,
+                                  256,  257,  1023, 1024,  1025,  2047, 4096, 8191,
+                                  8192, 8193, 8199, 12288, 16384, 16387};
 
 static void test_clear()
 {

@@ -343,7 +343,7 @@ static int load_module(struct job *probe)
 {
 #ifdef KERNELS_IMAGE
     CUresult result = driver.cuModuleLoadData(&state.module, kernels_fatbin);
-    if (result == CUDA_ERROR_INVALID_IMAGE || result == CUDA_ERROR_NO_BINARY_FOR_GPU)
+    if (result != CUDA_SUCCESS) /* a driver may know PTX alone */
         result = driver.cuModuleLoadData(&state.module, kernels_ptx);
     int known = driver_version();
     if (result != CUDA_SUCCESS && known < kernels_cuda_version) {

@@ -208,16 +208,12 @@ static int initialise(char *error, size_t size)
 
 int driver_load(char *error, size_t size)
 {
-    if (library)
-        return 0;
-    if (load_library(error, size) == 0 && find_calls(error, size) == 0 &&
-        initialise(error, size) == 0)
-        return 0;
-    if (library)
-        dlclose(library);
-    library = NULL;
-    driver = (struct driver){0};
-    return -1;
+    static bool loaded;
+    /* What does not work stays loaded: nobody promises that the library can be unloaded. */
+    if (!loaded)
+        loaded = load_library(error, size) == 0 && find_calls(error, size) == 0 &&
+                 initialise(error, size) == 0;
+    return loaded ? 0 : -1;
 }
 
 int driver_version(void)

@@ -264,8 +264,8 @@ static __device__ __forceinline__ void multiply(const T *a, const T *b, T *c, u6
 /*
  * multiply_*: 2mnk operations. Reads (mn/SIDE)k(1 + 1) elements: with SIDE 128 32 operations a
  * byte in f32, above the 20 at which an H100's memory would bound it; of shared memory each thread
- * reads 16 elements (8 with SIDE 64) for 64 (16) fused multiplications and additions. So it is bound
- * by arithmetic: 67 Tflop/s in f32 and 34 in f64, of which such a kernel reaches some 60%.
+ * reads 16 elements (8 with SIDE 64) for 64 (16) fused multiplications and additions. So it is
+ * bound by arithmetic: 67 Tflop/s in f32 and 34 in f64, of which such a kernel reaches some 60%.
  */
 KERNEL(multiply_f32, MULTIPLY_THREADS)
 (const float *a, const float *b, float *c, u64 first, u64 m, u64 n, u64 k)
