@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Blocks of an array kernel for each multiprocessor: 2048 threads, all that it can hold. */
+/* Blocks of an array kernel for each multiprocessor: 2048 threads, the most that one can hold. */
 #define BLOCKS_PER_MULTIPROCESSOR 8
 /* The driver's pool keeps up to that much for the next job instead of giving it back. */
 #define POOL_KEEPS_BYTES ((uint64_t)1 << 30)
