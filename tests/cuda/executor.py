@@ -30,18 +30,20 @@ class Result:
 
 
 class Executor:
-    """One executor process, started with backend=cuda on the stand-in unless told otherwise."""
+    """One executor process, started with backend=cuda on the stand-in unless told otherwise.
+    Other words are the stand-in's settings; `environment` replaces all of that."""
 
-    def __init__(self, *options, library=STANDIN, **standin):
+    def __init__(self, *options, library=STANDIN, environment=None, **standin):
         self.account_file = tempfile.NamedTemporaryFile(suffix=".account")
         self.log_file = tempfile.TemporaryFile()
-        environment = {name: value for name, value in os.environ.items()
-                       if not name.startswith(("STANDIN_", "CUDA_", "LD_LIBRARY_PATH"))}
-        environment.update({"STANDIN_" + name.upper(): str(value)
-                            for name, value in standin.items()})
-        environment["STANDIN_ACCOUNT"] = self.account_file.name
-        if library:
-            environment["LD_LIBRARY_PATH"] = library
+        if environment is None:
+            environment = {name: value for name, value in os.environ.items()
+                           if not name.startswith(("STANDIN_", "CUDA_", "LD_LIBRARY_PATH"))}
+            environment.update({"STANDIN_" + name.upper(): str(value)
+                                for name, value in standin.items()})
+            environment["STANDIN_ACCOUNT"] = self.account_file.name
+            if library:
+                environment["LD_LIBRARY_PATH"] = library
         ours, theirs = socket.socketpair()
         ours.settimeout(30 * FACTOR)
         self.socket, self.attempt, self.buffer = ours, 0, b""

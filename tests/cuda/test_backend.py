@@ -137,6 +137,16 @@ def test_small_workloads():
         clean(cuda)
 
 
+def test_readings_of_the_management_library():
+    nvml = os.path.join(STANDIN, "nvml")
+    with Executor(library=f"{STANDIN}:{nvml}") as cuda:
+        numbers = dict(line.split("=", 1) for line in cuda.done("DEVICE_INFO").output.splitlines())
+        assert numbers["temperature_c"] == "41"
+        assert numbers["utilisation_percent"] == "73"
+        assert numbers["memory_used_bytes"] == "300"
+        clean(cuda)
+
+
 def test_a_rejected_job_is_the_jobs_fault(cpu):
     with Executor() as cuda:
         a, b = file_of("f", [1, 2]), file_of("f", [1])
@@ -426,6 +436,27 @@ def test_a_kernel_that_never_ends_can_be_killed():
         assert cuda.process.poll() is None
         cuda.process.send_signal(signal.SIGKILL)
         assert cuda.process.wait(30) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("skip,status,words", [(0, 0, "all outputs agree"),
+                                               (4, 1, "verification failed")])
+def test_gpu_check(skip, status, words):
+    """What a person with a device runs: ./dev gpu-check."""
+    environment = dict(os.environ, LD_LIBRARY_PATH=STANDIN, STANDIN_SKIP=str(skip))
+    program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "gpu_check.py")
+    done = subprocess.run(["/usr/bin/python3", program, "--small"], env=environment, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60 * FACTOR)
+    assert done.returncode == status, done.stdout
+    assert words in done.stdout
+
+
+def test_gpu_check_without_a_device():
+    environment = dict(os.environ, LD_LIBRARY_PATH="/none")
+    program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "gpu_check.py")
+    done = subprocess.run(["/usr/bin/python3", program], env=environment, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60 * FACTOR)
+    assert done.returncode == 1
+    assert done.stdout.startswith("gpu-check: libcuda.so.1") and done.stdout.count("\n") == 1
 
 
 def test_list():
