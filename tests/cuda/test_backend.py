@@ -114,6 +114,20 @@ def test_files_are_multiplied_within_the_bound(cpu, dtype, typecode, roundoff):
         clean(cuda)
 
 
+def test_matrices_of_more_than_two_chunks(cpu):
+    """32 MiB, through two lanes of 12 MiB: small whole numbers, so that the sums are exact."""
+    m, k = 65536, 128
+    a = file_of("f", [index % 1021 % 5 for index in range(1021)] * (m * k // 1021 + 1))
+    a.truncate(m * k * 4)
+    b = file_of("f", [index % 7 for index in range(k)])
+    with Executor(late_us=20000) as cuda:
+        for arguments in ({"m": m, "n": 1, "k": k, "files": {"a": a, "b": b}},
+                          {"m": m, "n": k, "k": 1}):
+            assert cuda.done("MATRIX_MUL", **arguments).output == \
+                cpu.done("MATRIX_MUL", **arguments).output
+        clean(cuda)
+
+
 def test_infinities_and_nans(cpu):
     inf, nan = float("inf"), float("nan")
     for values in ([inf, 1.0], [inf, -inf], [nan, 1.0], [3e38, 3e38], [-0.0, -0.0]):
