@@ -115,6 +115,8 @@ void job_print_times(struct job *job)
 
 const char *real_text(char buffer[REAL_TEXT_SIZE], double value)
 {
+    if (value != value) /* printf(3) would print the sign of a NaN, which has no meaning */
+        return strcpy(buffer, "nan");
     for (int digits = 15; digits <= 17; digits++) {
         snprintf(buffer, REAL_TEXT_SIZE, "%.*g", digits, value);
         if (strtod(buffer, NULL) == value)
