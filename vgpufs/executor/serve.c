@@ -101,7 +101,7 @@ static void run_job(struct job *job, const struct backend *backend, struct chann
             status = backend->run(workload, job);
     }
     /* Where the work ended in time, a cancellation that came too late changes nothing. */
-    job_answer(job, status);
+    job_answer(job, status, backend->broken() != NULL);
 }
 
 /* serve_jobs runs what comes until the channel is over, or the backend can no more. */
