@@ -353,6 +353,7 @@ static CUresult cuMemAllocAsync(CUdeviceptr *address, size_t bytes, CUstream str
 {
     ENTER();
     REQUIRE(self.streams.count(stream), CUDA_ERROR_INVALID_VALUE);
+    drain(stream); /* what was freed before in a stream's order can be had */
     return allocate(address, bytes);
 }
 

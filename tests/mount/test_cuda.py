@@ -61,7 +61,7 @@ def test_a_kernel_that_never_ends(vgpufs):
 
 
 def test_out_of_memory_is_the_jobs(vgpufs):
-    daemon = vgpufs(config(memory=1 << 20))
+    daemon = vgpufs(config(memory=1 << 20, late_us=5000))
     vm = daemon.vm(3)
     old = daemon.executor_pid("A.0")
     failed = vm.run("MATRIX_MUL m=512 n=512 k=512").header
