@@ -290,6 +290,9 @@ static const char *take_done(struct slot *slot, const struct frame *frame, struc
         ending->outcome.exit_code = (int)code;
     slot->failures = 0;
     slot->link.error_lines_left = 20;
+    /* It ends now: the next job is for the one after it. */
+    if (frame_get(frame, "leaving"))
+        slot_lose(slot);
     return NULL;
 }
 

@@ -23,6 +23,8 @@ SOURCE = Path(__file__).resolve().parent.parent.parent
 HERE = Path(__file__).resolve().parent
 # Sanitizers make everything slower; the build says by how much.
 FACTOR = float(os.environ.get("VGPUFS_TIME_FACTOR", "1"))
+# What the pools compute with. cuda is that of tests/cuda/: a stand-in of the driver.
+BACKEND = os.environ.get("VGPUFS_TEST_BACKEND", "cpu")
 IS_ROOT = os.geteuid() == 0
 
 VGPUFS = BUILD / "vgpufs" / "vgpufs"
@@ -404,8 +406,8 @@ class Vm:
 
 DEFAULTS = {
     "vgpufs": {"vms": "1-200", "stats_log_interval": "0"},
-    "pool A": {"backend": "cpu"},
-    "pool B": {"backend": "cpu"},
+    "pool A": {"backend": BACKEND},
+    "pool B": {"backend": BACKEND},
 }
 
 

@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from harness import (FACTOR, HEADER_KEYS, Background, blocked_in_read, errno_of, parse_fields,
-                     parse_result, read_fd, read_file, wait_until, without_times)
+from harness import (BACKEND, FACTOR, HEADER_KEYS, Background, blocked_in_read, errno_of,
+                     parse_fields, parse_result, read_fd, read_file, wait_until, without_times)
 
 
 def cat(path):
@@ -35,7 +35,7 @@ def test_done(vm):
     header = result.header
     assert header["status"] == "done"
     assert (header["job"], header["tag"], header["command"]) == ("1", "1", "VECTOR_ADD")
-    assert (header["pool"], header["priority"], header["backend"]) == ("A", "1", "cpu")
+    assert (header["pool"], header["priority"], header["backend"]) == ("A", "1", BACKEND)
     assert len(header["device"]) > 1
     assert re.search(rb' device="[^"]+" ', result.raw)
     assert header["wait_us"].isdigit() and int(header["run_us"]) > 0

@@ -6,7 +6,8 @@ import threading
 
 import pytest
 
-from harness import FACTOR, VGPUCTL, Background, errno_of, read_file, run, wait_until
+from harness import (BACKEND, FACTOR, VGPUCTL, Background, errno_of, read_file, run,
+                     wait_until)
 
 POOL_KEYS = ("state order queued queued_high queued_medium queued_low running oldest_wait_ms done "
              "failed cancelled timeout wait_us_p50 wait_us_p99 run_us_p50 run_us_p99 device_us "
@@ -50,7 +51,7 @@ def test_slots(vgpufs):
     wait_until(lambda: daemon.stats()["slot A.1"]["state"] == "idle", what="A.1 is idle")
     slot = daemon.stats()["slot A.1"]
     assert list(slot)[:5] == ["state", "backend", "device", "host", "pid"]
-    assert slot["backend"] == "cpu" and int(slot["pid"]) == pid
+    assert slot["backend"] == BACKEND and int(slot["pid"]) == pid
     daemon.vm(3).submit("SLEEP ms=60000")
     wait_until(lambda: "busy" in [daemon.stats()[f"slot A.{i}"]["state"] for i in (0, 1)],
                what="one is busy")

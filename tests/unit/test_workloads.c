@@ -47,7 +47,6 @@ static void assert_refuses(const char *argument, const char *protocol, const cha
 static void test_refuse(void **state)
 {
     (void)state;
-    assert_refuses("--backend=cuda", "1", "no backend cuda");
     assert_refuses("--backend=bogus", "1", "no backend bogus");
     assert_refuses("--device=3", "1", "no device 3");
     assert_refuses("--backend=auto", "2", "the daemon 2");

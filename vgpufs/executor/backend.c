@@ -1,23 +1,48 @@
 #include "backend.h"
 
+#include "common/log.h"
+
 #include <string.h>
 
 /* In the order in which "auto" tries them. */
 const struct backend *const backends[] = {
+    &backend_cuda,
     &backend_cpu,
 };
 const size_t backend_count = sizeof(backends) / sizeof(backends[0]);
 
+static const struct backend *open_named(const char *name, const char *device, char *error,
+                                        size_t size)
+{
+    for (size_t i = 0; i < backend_count; i++)
+        if (strcmp(backends[i]->name, name) == 0)
+            return backends[i]->open(device, error, size) == 0 ? backends[i] : NULL;
+    snprintf(error, size,
+             "there is no backend %s: choose --backend=auto, --backend=cuda or --backend=cpu",
+             name);
+    return NULL;
+}
+
+/* open_auto says once why a better backend was passed over. */
+static const struct backend *open_auto(const char *device, char *error, size_t size)
+{
+    char passed[512] = "";
+    for (size_t i = 0; i < backend_count; i++) {
+        if (backends[i]->open(device, error, size) == 0) {
+            if (passed[0])
+                log_info("backend auto takes %s, not %s", backends[i]->name, passed);
+            return backends[i];
+        }
+        size_t used = strlen(passed);
+        snprintf(passed + used, sizeof(passed) - used, "%s%s: %s", used ? "; " : "",
+                 backends[i]->name, error);
+    }
+    snprintf(error, size, "no backend takes the device: %s", passed);
+    return NULL;
+}
+
 const struct backend *backend_open(const char *name, const char *device, char *error, size_t size)
 {
-    bool any = strcmp(name, "auto") == 0;
-    snprintf(error, size, "this build has no backend %s: choose --backend=cpu or --backend=auto",
-             name);
-    for (size_t i = 0; i < backend_count; i++) {
-        if (!any && strcmp(backends[i]->name, name) != 0)
-            continue;
-        if (backends[i]->open(device, error, size) == 0)
-            return backends[i];
-    }
-    return NULL;
+    return strcmp(name, "auto") == 0 ? open_auto(device, error, size)
+                                     : open_named(name, device, error, size);
 }

@@ -19,11 +19,14 @@ struct backend {
     /* device_name is what a person calls the open device. */
     const char *(*device_name)(void);
     enum job_status (*run)(const struct workload *workload, struct job *job);
+    /* broken says why no further job can run in this process, or NULL. */
+    const char *(*broken)(void);
     /* list prints a line for each device of this machine. */
     void (*list)(FILE *out);
 };
 
 extern const struct backend backend_cpu;
+extern const struct backend backend_cuda;
 
 extern const struct backend *const backends[];
 extern const size_t backend_count;

@@ -115,6 +115,8 @@ void job_print_times(struct job *job)
 
 const char *real_text(char buffer[REAL_TEXT_SIZE], double value)
 {
+    if (value != value) /* printf(3) would print the sign of a NaN, which has no meaning */
+        return strcpy(buffer, "nan");
     for (int digits = 15; digits <= 17; digits++) {
         snprintf(buffer, REAL_TEXT_SIZE, "%.*g", digits, value);
         if (strtod(buffer, NULL) == value)
@@ -319,7 +321,7 @@ int job_start(struct job *job, struct channel *channel, const struct frame *fram
     return job_set_arguments(job, &copy) < 0 || job_set_files(job, &copy) < 0 ? -1 : 0;
 }
 
-void job_answer(struct job *job, enum job_status status)
+void job_answer(struct job *job, enum job_status status, bool leaving)
 {
     static const char *const names[] = {"done", "failed", "cancelled"};
     uint64_t run_ns = job_clock_ns() - job->start_ns;
@@ -331,6 +333,8 @@ void job_answer(struct job *job, enum job_status status)
     frame_field(&builder, "status", "%s", names[status]);
     if (status == JOB_FAILED)
         frame_field(&builder, "error", "%s", job->error[0] ? job->error : "failed");
+    if (leaving)
+        frame_field(&builder, "leaving", "yes");
     frame_field(&builder, "device_us", "%" PRIu64, run_ns / 1000);
     frame_field(&builder, "compute_us", "%" PRIu64, job->compute_ns / 1000);
     frame_field(&builder, "copy_us", "%" PRIu64, job->copy_ns / 1000);

@@ -87,8 +87,9 @@ int job_write(struct job *job, const char *name, const void *data, size_t size, 
  */
 int job_start(struct job *job, struct channel *channel, const struct frame *frame,
               const struct workload_info *(*find)(const char *name));
-/* job_answer closes the files and sends what is left of the output, and FRAME_DONE. */
-void job_answer(struct job *job, enum job_status status);
+/* job_answer closes the files and sends what is left of the output, and FRAME_DONE; `leaving` tells
+ * the daemon to send this process nothing more. */
+void job_answer(struct job *job, enum job_status status, bool leaving);
 void job_finish(struct job *job);
 
 #endif

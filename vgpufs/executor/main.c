@@ -13,14 +13,14 @@
 #define EXIT_USAGE 2
 
 static const char usage[] =
-    "usage: vgpu-executor [--backend=auto|cpu] [--device=DEVICE]\n"
+    "usage: vgpu-executor [--backend=auto|cuda|cpu] [--device=DEVICE]\n"
     "       vgpu-executor --list[=c|mdoc]\n"
     "\n"
     "Runs the jobs of one vgpufs pool slot. The vgpufs daemon starts it and speaks to it on its\n"
     "standard input and output: see the key `executor' in vgpufs.conf(5).\n"
     "\n"
-    "  --backend=NAME    what computes: auto (default), cpu\n"
-    "  --device=DEVICE   which device of the backend (default: the first)\n"
+    "  --backend=NAME    what computes: auto (default), cuda, cpu\n"
+    "  --device=DEVICE   which device: its number, GPU-uuid or MIG-uuid (default: the first)\n"
     "  --list[=FORMAT]   print devices and workloads: for people, as C (c), for a man page (mdoc)\n"
     "  --help            print this\n"
     "  --version         print the version\n";

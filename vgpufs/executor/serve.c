@@ -101,15 +101,15 @@ static void run_job(struct job *job, const struct backend *backend, struct chann
             status = backend->run(workload, job);
     }
     /* Where the work ended in time, a cancellation that came too late changes nothing. */
-    job_answer(job, status);
+    job_answer(job, status, backend->broken() != NULL);
 }
 
-/* serve_jobs runs what comes until the channel is over. */
+/* serve_jobs runs what comes until the channel is over, or the backend can no more. */
 static void serve_jobs(struct channel *channel, const struct backend *backend)
 {
     struct job job = {0};
     struct frame frame;
-    while (channel_receive(channel, &frame, -1) > 0) {
+    while (!backend->broken() && channel_receive(channel, &frame, -1) > 0) {
         if (frame.type == FRAME_JOB) {
             run_job(&job, backend, channel, &frame);
         } else if (frame.type != FRAME_CANCEL && frame.type != FRAME_RESERVED) {
@@ -139,6 +139,8 @@ int serve(const struct backend *backend, const char *error)
         serve_jobs(&channel, backend);
         if (channel.error)
             log_error("from the daemon: %s: the connection ends", channel.error);
+        else if (backend->broken())
+            log_error("%s", backend->broken());
     }
     bool failed = !backend || channel.error || !channel.over;
     channel_finish(&channel);

@@ -12,7 +12,12 @@ struct workload {
     struct workload_info info;
     /* What the parameters mean together: 0, or -1 after job_fail. NULL: nothing more to check. */
     int (*check)(struct job *job);
+    /*
+     * What runs the job on each backend, with the same output as far as rounding lets it be.
+     * Without a cuda function the host's processors do it on that backend too.
+     */
     enum job_status (*cpu)(struct job *job);
+    enum job_status (*cuda)(struct job *job);
 };
 
 /* The table, in the order in which people see it: each is workload_NAME in workloads/NAME.c. */

@@ -53,6 +53,11 @@ static enum job_status cpu_run(const struct workload *workload, struct job *job)
     return workload->cpu(job);
 }
 
+static const char *cpu_broken(void)
+{
+    return NULL;
+}
+
 static void cpu_list(FILE *out)
 {
     cpu_find_name();
@@ -65,5 +70,6 @@ const struct backend backend_cpu = {
     .close = cpu_close,
     .device_name = cpu_device_name,
     .run = cpu_run,
+    .broken = cpu_broken,
     .list = cpu_list,
 };

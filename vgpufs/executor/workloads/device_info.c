@@ -1,4 +1,7 @@
 #include "executor/backend.h"
+#include "executor/cuda/device.h"
+#include "executor/cuda/driver.h"
+#include "executor/cuda/nvml.h"
 
 #include <cblas.h>
 #include <inttypes.h>
@@ -22,10 +25,17 @@ static void print_quoted(struct job *job, const char *key, const char *value)
     text_finish(&quoted);
 }
 
+static void print_end(struct job *job)
+{
+    char host[256] = "localhost";
+    gethostname(host, sizeof(host) - 1);
+    print_quoted(job, "host", host);
+    job_printf(job, "version=%s\n", VGPUFS_VERSION);
+}
+
 static enum job_status device_info_run(struct job *job)
 {
-    char host[256] = "localhost", blas[320];
-    gethostname(host, sizeof(host) - 1);
+    char blas[320];
     snprintf(blas, sizeof(blas), "%s, core %s", openblas_get_config(), openblas_get_corename());
     job_printf(job, "backend=%s\n", backend_cpu.name);
     print_quoted(job, "device", backend_cpu.device_name());
@@ -33,12 +43,42 @@ static enum job_status device_info_run(struct job *job)
     job_printf(job, "memory_bytes=%" PRIu64 "\n",
                (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE));
     print_quoted(job, "blas", blas);
-    print_quoted(job, "host", host);
-    job_printf(job, "version=%s\n", VGPUFS_VERSION);
+    print_end(job);
+    return JOB_DONE;
+}
+
+/* print_reading prints "-" for what is unknown. */
+static void print_reading(struct job *job, const char *key, int64_t value)
+{
+    if (value < 0)
+        job_printf(job, "%s=-\n", key);
+    else
+        job_printf(job, "%s=%" PRId64 "\n", key, value);
+}
+
+static enum job_status device_info_cuda(struct job *job)
+{
+    struct nvml_reading reading = nvml_read(device.uuid);
+    int version = driver_version();
+    size_t available, total;
+    bool known = driver.cuMemGetInfo && driver.cuMemGetInfo(&available, &total) == CUDA_SUCCESS;
+    job_printf(job, "backend=%s\n", backend_cuda.name);
+    print_quoted(job, "device", device.name);
+    job_printf(job, "uuid=%s\n", device.uuid);
+    job_printf(job, "compute_capability=%d.%d\n", device.major, device.minor);
+    job_printf(job, "multiprocessors=%u\n", device.multiprocessors);
+    job_printf(job, "memory_bytes=%zu\n", device.memory_bytes);
+    print_reading(job, "memory_free_bytes", known ? (int64_t)available : -1);
+    print_reading(job, "memory_used_bytes", reading.memory_used_bytes);
+    print_reading(job, "temperature_c", reading.temperature_c);
+    print_reading(job, "utilisation_percent", reading.utilisation_percent);
+    job_printf(job, "driver_cuda=%d.%d\n", version / 1000, version % 1000 / 10);
+    print_end(job);
     return JOB_DONE;
 }
 
 const struct workload workload_device_info = {
     .info = {.name = "DEVICE_INFO", .summary = "Says which device runs this pool's jobs."},
     .cpu = device_info_run,
+    .cuda = device_info_cuda,
 };

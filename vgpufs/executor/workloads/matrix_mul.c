@@ -2,6 +2,7 @@
  * C = A * B with OpenBLAS, in tiles: a job that is cancelled stops after its tile.
  */
 #include "executor/array.h"
+#include "executor/cuda/device.h"
 #include "executor/generate.h"
 #include "executor/workloads.h"
 
@@ -32,7 +33,9 @@ struct product {
     size_t element_bytes;
     uint64_t m, n, k;
     uint64_t elements[3];
-    char *matrices[3];
+    char *matrices[3]; /* on the host; NULL: made up where it is needed */
+    uint64_t keys[3];  /* of made-up numbers */
+    unsigned bits;
     double checksum, max_abs_error;
 };
 
@@ -72,6 +75,18 @@ static const struct workload_param matrix_mul_params[] = {
      .help = "The elements' type, IEEE 754 binary32 or binary64."},
 };
 
+/*
+ * made_up_bits: multiples of 2^-bits whose products and sums of k products are exact in the type,
+ * so that C has the same digits on every backend, in whatever order it adds.
+ */
+static unsigned made_up_bits(const struct product *product)
+{
+    unsigned mantissa = product->f64 ? DBL_MANT_DIG : FLT_MANT_DIG, log2_k = 0;
+    while ((uint64_t)1 << log2_k < product->k)
+        log2_k++;
+    return (mantissa - log2_k) / 2;
+}
+
 static void product_describe(struct product *product, struct job *job)
 {
     *product = (struct product){
@@ -85,6 +100,9 @@ static void product_describe(struct product *product, struct job *job)
     product->elements[A] = product->m * product->k;
     product->elements[B] = product->k * product->n;
     product->elements[C] = product->m * product->n;
+    product->bits = made_up_bits(product);
+    for (int i = A; i <= C; i++)
+        product->keys[i] = generate_key(job_uint(job, "seed"), (uint64_t)i);
 }
 
 static int check_memory(struct job *job, const struct product *product)
@@ -125,22 +143,10 @@ static int matrix_mul_check(struct job *job)
     return check_memory(job, &product);
 }
 
-/*
- * made_up_bits: multiples of 2^-bits whose products and sums of k products are exact in the type,
- * so that C has the same digits on every backend, in whatever order it adds.
- */
-static unsigned made_up_bits(const struct product *product)
-{
-    unsigned mantissa = product->f64 ? DBL_MANT_DIG : FLT_MANT_DIG, log2_k = 0;
-    while ((uint64_t)1 << log2_k < product->k)
-        log2_k++;
-    return (mantissa - log2_k) / 2;
-}
-
 static void make_up(const struct product *product, int matrix, uint64_t first, size_t count)
 {
-    uint64_t key = generate_key(job_uint(product->job, "seed"), (uint64_t)matrix);
-    unsigned bits = made_up_bits(product);
+    uint64_t key = product->keys[matrix];
+    unsigned bits = product->bits;
     if (product->f64) {
         double *x = (void *)product->matrices[matrix];
         for (uint64_t i = first; i < first + count; i++)
@@ -223,6 +229,8 @@ static int product_multiply(struct product *product, double from, double to)
 
 static double element(const struct product *product, int matrix, uint64_t index)
 {
+    if (!product->matrices[matrix])
+        return generate_real(product->keys[matrix], index, product->bits);
     const char *at = product->matrices[matrix] + index * product->element_bytes;
     if (product->f64) {
         double value;
@@ -328,9 +336,10 @@ static int product_store(struct product *product, double from, double to)
     return 0;
 }
 
-static int product_allocate(struct product *product)
+/* product_allocate makes room on the host for the matrices from `first` on. */
+static int product_allocate(struct product *product, int first)
 {
-    for (int i = A; i <= C; i++) {
+    for (int i = first; i <= C; i++) {
         size_t bytes = (product->elements[i] * product->element_bytes + 63) / 64 * 64;
         product->matrices[i] = aligned_alloc(64, bytes);
         if (!product->matrices[i]) {
@@ -348,12 +357,10 @@ static void product_finish(struct product *product)
         free(product->matrices[i]);
 }
 
-static int product_run(struct product *product)
+/* product_check_and_store is what comes after the multiplication. */
+static int product_check_and_store(struct product *product)
 {
     struct job *job = product->job;
-    if (product_allocate(product) < 0 || product_load(product, A, "a", 0, 0.1) < 0 ||
-        product_load(product, B, "b", 0.1, 0.2) < 0 || product_multiply(product, 0.2, 0.9) < 0)
-        return -1;
     uint64_t start = job_clock_ns();
     bool right = product_verify(product);
     job->compute_ns += job_clock_ns() - start;
@@ -365,11 +372,106 @@ static int product_run(struct product *product)
     return product_store(product, 0.9, 1);
 }
 
-static enum job_status matrix_mul_run(struct job *job)
+static int product_run(struct product *product)
+{
+    if (product_allocate(product, A) < 0 || product_load(product, A, "a", 0, 0.1) < 0 ||
+        product_load(product, B, "b", 0.1, 0.2) < 0 || product_multiply(product, 0.2, 0.9) < 0)
+        return -1;
+    return product_check_and_store(product);
+}
+
+/* --- cuda --------------------------------------------------------------------------------------
+ */
+
+/* Floating-point operations between two looks at the clock: some 3 ms of an H100 in f32. */
+#define BAND_OPERATIONS ((uint64_t)1 << 37)
+
+/* device_input puts A or B onto the device. */
+static int device_input(struct product *product, int matrix, CUdeviceptr to)
+{
+    struct job *job = product->job;
+    struct device_lane *lane = &device.lanes[0];
+    uint64_t count = product->elements[matrix], first = 0;
+    if (product->matrices[matrix])
+        return device_load(job, to, product->matrices[matrix], count * product->element_bytes);
+    uint64_t key = product->keys[matrix];
+    unsigned bits = product->bits;
+    void *arguments[] = {&to, &key, &first, &count, &bits};
+    if (device_mark(job, lane, MARK_BEGIN) < 0 ||
+        device_launch_array(job, lane, product->f64 ? KERNEL_fill_f64 : KERNEL_fill_f32,
+                            count * product->element_bytes / 16, arguments) < 0 ||
+        device_mark(job, lane, MARK_COMPUTED) < 0)
+        return -1;
+    return device_wait(job, lane);
+}
+
+struct tiling {
+    enum kernel_name kernel;
+    uint64_t side;
+};
+
+/* tiling_of takes large tiles where there are enough of them for two on each multiprocessor. */
+static struct tiling tiling_of(const struct product *product)
+{
+    const uint64_t side = MULTIPLY_LARGE_SIDE;
+    uint64_t tiles = ((product->m + side - 1) / side) * ((product->n + side - 1) / side);
+    if (product->f64)
+        return (struct tiling){KERNEL_multiply_f64, MULTIPLY_SMALL_SIDE};
+    if (tiles < 2 * (uint64_t)device.multiprocessors)
+        return (struct tiling){KERNEL_multiply_f32_small, MULTIPLY_SMALL_SIDE};
+    return (struct tiling){KERNEL_multiply_f32, side};
+}
+
+/* device_multiply goes through C in bands of whole tiles; a cancelled job stops after its band. */
+static int device_multiply(struct product *product, CUdeviceptr matrices[3], double from, double to)
+{
+    struct job *job = product->job;
+    struct device_lane *lane = &device.lanes[0];
+    struct tiling tiling = tiling_of(product);
+    uint64_t m = product->m, tiles = BAND_OPERATIONS / (2 * product->k * product->n) / tiling.side;
+    uint64_t rows = (tiles > 0 ? tiles : 1) * tiling.side;
+    unsigned across = (unsigned)((product->n + tiling.side - 1) / tiling.side);
+    for (uint64_t first = 0; first < m; first += rows) {
+        uint64_t here = m - first < rows ? m - first : rows;
+        unsigned down = (unsigned)((here + tiling.side - 1) / tiling.side);
+        void *arguments[] = {&matrices[A], &matrices[B], &matrices[C], &first,
+                             &product->m,  &product->n,  &product->k};
+        if (job_step(job, from + (to - from) * (double)first / (double)m) < 0 ||
+            device_mark(job, lane, MARK_BEGIN) < 0 ||
+            device_launch(job, lane, tiling.kernel, across, down, MULTIPLY_THREADS, arguments) <
+                0 ||
+            device_mark(job, lane, MARK_COMPUTED) < 0 || device_wait(job, lane) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+static int product_run_on_device(struct product *product)
+{
+    struct job *job = product->job;
+    CUdeviceptr matrices[3];
+    bool given = job_given(job, "a");
+    if (product_allocate(product, given ? A : C) < 0)
+        return -1;
+    for (int i = A; i <= C; i++)
+        if (device_allocate(job, product->elements[i] * product->element_bytes, &matrices[i]) < 0)
+            return -1;
+    if (given &&
+        (product_load(product, A, "a", 0, 0.1) < 0 || product_load(product, B, "b", 0.1, 0.2) < 0))
+        return -1;
+    if (device_input(product, A, matrices[A]) < 0 || device_input(product, B, matrices[B]) < 0 ||
+        device_multiply(product, matrices, 0.2, 0.9) < 0 ||
+        device_store(job, product->matrices[C], matrices[C],
+                     product->elements[C] * product->element_bytes) < 0)
+        return -1;
+    return product_check_and_store(product);
+}
+
+static enum job_status run_with(struct job *job, int (*run)(struct product *product))
 {
     struct product product;
     product_describe(&product, job);
-    int result = product_run(&product);
+    int result = run(&product);
     product_finish(&product);
     if (result < 0)
         return job_end(job);
@@ -382,6 +484,16 @@ static enum job_status matrix_mul_run(struct job *job)
     return JOB_DONE;
 }
 
+static enum job_status matrix_mul_run(struct job *job)
+{
+    return run_with(job, product_run);
+}
+
+static enum job_status matrix_mul_cuda(struct job *job)
+{
+    return run_with(job, product_run_on_device);
+}
+
 const struct workload workload_matrix_mul = {
     .info = {.name = "MATRIX_MUL",
              .summary = "Multiplies two matrices and verifies a sample of the product.",
@@ -389,4 +501,5 @@ const struct workload workload_matrix_mul = {
              .param_count = sizeof(matrix_mul_params) / sizeof(matrix_mul_params[0])},
     .check = matrix_mul_check,
     .cpu = matrix_mul_run,
+    .cuda = matrix_mul_cuda,
 };

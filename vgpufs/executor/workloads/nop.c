@@ -9,4 +9,5 @@ static enum job_status nop_run(struct job *job)
 const struct workload workload_nop = {
     .info = {.name = "NOP", .summary = "Does nothing: what a job costs by itself."},
     .cpu = nop_run,
+    .cuda = nop_run,
 };

@@ -25,4 +25,5 @@ const struct workload workload_sleep = {
              .params = sleep_params,
              .param_count = sizeof(sleep_params) / sizeof(sleep_params[0])},
     .cpu = sleep_run,
+    .cuda = sleep_run,
 };

@@ -2,6 +2,7 @@
  * c = a + b, element by element, in chunks: constant memory whatever the size,
  * and a job that is cancelled stops after its chunk.
  */
+#include "executor/cuda/device.h"
 #include "executor/generate.h"
 #include "executor/workloads.h"
 
@@ -14,6 +15,9 @@
 #define CHUNK_BYTES (256 * 1024)
 /* Sums are kept in lanes: they vectorise, and the digits do not depend on the vectors' width. */
 #define LANES 64
+/* Digits behind the point of made-up numbers: a sum of two, below 2, is exact in the type. */
+#define F32_BITS 22
+#define F64_BITS 51
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "data files are little endian");
 
@@ -24,6 +28,8 @@ struct totals {
 struct kernel {
     const char *dtype;
     size_t element_bytes;
+    unsigned bits; /* of made-up numbers */
+    enum kernel_name device_fill, device_add, device_verify;
     void (*fill)(void *to, uint64_t key, uint64_t first, size_t count);
     void (*add)(const void *a, const void *b, void *c, size_t count);
     /* verify holds every c against the sum in float64; false if one is wrong. */
@@ -124,12 +130,14 @@ static double reference_f64(double sum)
         return totals_add(totals, &lanes) || verify_each_##name(a, b, c, count, totals);           \
     }
 
-DEFINE_KERNEL(f32, float, 22, 0x1p-24)
-DEFINE_KERNEL(f64, double, 51, 0x1p-53)
+DEFINE_KERNEL(f32, float, F32_BITS, 0x1p-24)
+DEFINE_KERNEL(f64, double, F64_BITS, 0x1p-53)
 
 static const struct kernel kernels[] = {
-    {"f32", sizeof(float), fill_f32, add_f32, verify_f32},
-    {"f64", sizeof(double), fill_f64, add_f64, verify_f64},
+    {"f32", sizeof(float), F32_BITS, KERNEL_fill_f32, KERNEL_add_f32, KERNEL_verify_f32, fill_f32,
+     add_f32, verify_f32},
+    {"f64", sizeof(double), F64_BITS, KERNEL_fill_f64, KERNEL_add_f64, KERNEL_verify_f64, fill_f64,
+     add_f64, verify_f64},
 };
 
 static const struct kernel *find_kernel(const char *dtype)
@@ -217,6 +225,15 @@ static int load(struct job *job, const struct kernel *kernel, const struct chunk
     return 0;
 }
 
+static int fail_verification(struct job *job, uint64_t first, uint64_t count)
+{
+    job_fail(job,
+             "verification failed: a sum among elements %" PRIu64 " to %" PRIu64
+             " is wrong: the device cannot be trusted",
+             first, first + count - 1);
+    return -1;
+}
+
 /* run_chunk: -1 and the job has failed or should stop. */
 static int run_chunk(struct job *job, const struct kernel *kernel, const struct chunk *chunk,
                      struct totals *totals)
@@ -231,13 +248,8 @@ static int run_chunk(struct job *job, const struct kernel *kernel, const struct 
     kernel->add(chunk->a, chunk->b, chunk->c, chunk->padded);
     bool right = kernel->verify(chunk->a, chunk->b, chunk->c, chunk->padded, totals);
     job->compute_ns += job_clock_ns() - start;
-    if (!right) {
-        job_fail(job,
-                 "verification failed: a sum among elements %" PRIu64 " to %" PRIu64
-                 " is wrong: the device cannot be trusted",
-                 chunk->first, chunk->first + chunk->count - 1);
-        return -1;
-    }
+    if (!right)
+        return fail_verification(job, chunk->first, chunk->count);
     if (job_given(job, "out"))
         return job_write(job, "out", chunk->c, used, chunk->first * kernel->element_bytes);
     return 0;
@@ -262,6 +274,16 @@ static int run_chunks(struct job *job, const struct kernel *kernel, uint64_t cou
     return 0;
 }
 
+static enum job_status print_totals(struct job *job, const struct kernel *kernel, uint64_t count,
+                                    const struct totals *totals)
+{
+    char sum[REAL_TEXT_SIZE], error[REAL_TEXT_SIZE];
+    job_printf(job, "n=%" PRIu64 " dtype=%s sum=%s max_abs_error=%s", count, kernel->dtype,
+               real_text(sum, totals->sum), real_text(error, totals->max_abs_error));
+    job_print_times(job);
+    return JOB_DONE;
+}
+
 static enum job_status vector_add_run(struct job *job)
 {
     const struct kernel *kernel = find_kernel(job_text(job, "dtype"));
@@ -276,13 +298,176 @@ static enum job_status vector_add_run(struct job *job)
     struct totals totals = {0};
     int result = run_chunks(job, kernel, count, memory, &totals);
     free(memory);
-    if (result < 0)
+    return result < 0 ? job_end(job) : print_totals(job, kernel, count, &totals);
+}
+
+/* --- cuda --------------------------------------------------------------------------------------
+ */
+
+/* Of one array. Made-up ones stay on the device: a chunk then keeps all multiprocessors busy. */
+#define DEVICE_CHUNK_BYTES   ((size_t)4 << 20)
+#define DEVICE_MADE_UP_BYTES ((size_t)64 << 20)
+#define DEVICE_RESULTS_BYTES (DEVICE_MADE_UP_BYTES / VERIFY_BYTES * sizeof(struct verify_result))
+
+_Static_assert(VERIFY_BYTES == CHUNK_BYTES && VERIFY_THREADS == LANES,
+               "the device adds up in the order of the cpu");
+_Static_assert(3 * DEVICE_CHUNK_BYTES + DEVICE_RESULTS_BYTES <= DEVICE_STAGING_BYTES,
+               "a lane's staging holds a chunk");
+
+/* What a lane is working on. */
+struct device_chunk {
+    struct device_lane *lane;
+    CUdeviceptr a, b, c, results;
+    uint64_t first, count; /* 0: nothing */
+};
+
+static size_t device_chunk_bytes(struct job *job)
+{
+    return job_given(job, "a") || job_given(job, "out") ? DEVICE_CHUNK_BYTES : DEVICE_MADE_UP_BYTES;
+}
+
+/* host_array is where array 0, 1 or 2 of a lane's chunk lies on the host; the results are behind.
+ */
+static char *host_array(const struct device_chunk *chunk, int number)
+{
+    return chunk->lane->staging + (size_t)number * DEVICE_CHUNK_BYTES;
+}
+
+static int device_allocate_chunk(struct job *job, struct device_chunk *chunk, size_t array_bytes)
+{
+    size_t aligned = (array_bytes + 255) / 256 * 256;
+    if (device_allocate(job, 3 * aligned + DEVICE_RESULTS_BYTES, &chunk->a) < 0)
+        return -1;
+    chunk->b = chunk->a + aligned;
+    chunk->c = chunk->b + aligned;
+    chunk->results = chunk->c + aligned;
+    return 0;
+}
+
+static int device_fill_chunk(struct job *job, const struct kernel *kernel,
+                             struct device_chunk *chunk)
+{
+    uint64_t keys[] = {generate_key(job_uint(job, "seed"), 0),
+                       generate_key(job_uint(job, "seed"), 1)};
+    unsigned bits = kernel->bits;
+    void *a[] = {&chunk->a, &keys[0], &chunk->first, &chunk->count, &bits};
+    void *b[] = {&chunk->b, &keys[1], &chunk->first, &chunk->count, &bits};
+    uint64_t vectors = chunk->count * kernel->element_bytes / 16;
+    if (device_mark(job, chunk->lane, MARK_BEGIN) < 0 ||
+        device_launch_array(job, chunk->lane, kernel->device_fill, vectors, a) < 0)
+        return -1;
+    return device_launch_array(job, chunk->lane, kernel->device_fill, vectors, b);
+}
+
+static int device_load_chunk(struct job *job, const struct kernel *kernel,
+                             struct device_chunk *chunk)
+{
+    size_t bytes = (size_t)chunk->count * kernel->element_bytes;
+    uint64_t offset = chunk->first * kernel->element_bytes;
+    if (job_read(job, "a", host_array(chunk, 0), bytes, offset) < 0 ||
+        job_read(job, "b", host_array(chunk, 1), bytes, offset) < 0 ||
+        device_mark(job, chunk->lane, MARK_BEGIN) < 0 ||
+        device_copy_in(job, chunk->lane, chunk->a, host_array(chunk, 0), bytes) < 0 ||
+        device_copy_in(job, chunk->lane, chunk->b, host_array(chunk, 1), bytes) < 0)
+        return -1;
+    return device_mark(job, chunk->lane, MARK_LOADED);
+}
+
+static unsigned verify_blocks(const struct kernel *kernel, const struct device_chunk *chunk)
+{
+    return (unsigned)((chunk->count * kernel->element_bytes + VERIFY_BYTES - 1) / VERIFY_BYTES);
+}
+
+/* device_begin_chunk gives its lane all that is to be done with a chunk. */
+static int device_begin_chunk(struct job *job, const struct kernel *kernel,
+                              struct device_chunk *chunk)
+{
+    struct device_lane *lane = chunk->lane;
+    void *add[] = {&chunk->a, &chunk->b, &chunk->c, &chunk->count};
+    void *verify[] = {&chunk->a, &chunk->b, &chunk->c, &chunk->count, &chunk->results};
+    unsigned blocks = verify_blocks(kernel, chunk);
+    uint64_t vectors = chunk->count * kernel->element_bytes / 16;
+    if ((job_given(job, "a") ? device_load_chunk(job, kernel, chunk)
+                             : device_fill_chunk(job, kernel, chunk)) < 0 ||
+        device_launch_array(job, lane, kernel->device_add, vectors, add) < 0 ||
+        device_launch(job, lane, kernel->device_verify, blocks, 1, VERIFY_THREADS, verify) < 0 ||
+        device_mark(job, lane, MARK_COMPUTED) < 0 ||
+        device_copy_out(job, lane, host_array(chunk, 3), chunk->results,
+                        blocks * sizeof(struct verify_result)) < 0)
+        return -1;
+    if (job_given(job, "out") && device_copy_out(job, lane, host_array(chunk, 2), chunk->c,
+                                                 (size_t)chunk->count * kernel->element_bytes) < 0)
+        return -1;
+    return device_mark(job, lane, MARK_STORED);
+}
+
+/* device_end_chunk waits for the lane and takes what it has found. */
+static int device_end_chunk(struct job *job, const struct kernel *kernel,
+                            struct device_chunk *chunk, struct totals *totals)
+{
+    if (chunk->count == 0)
+        return 0;
+    if (device_wait(job, chunk->lane) < 0)
+        return -1;
+    const struct verify_result *results = (const void *)host_array(chunk, 3);
+    for (unsigned i = 0; i < verify_blocks(kernel, chunk); i++) {
+        if (results[i].wrong) {
+            uint64_t piece = VERIFY_BYTES / kernel->element_bytes, skipped = i * piece;
+            uint64_t rest = chunk->count - skipped;
+            return fail_verification(job, chunk->first + skipped, rest < piece ? rest : piece);
+        }
+        totals->sum += results[i].sum;
+        totals->max_abs_error = fmax(totals->max_abs_error, results[i].max_abs_error);
+    }
+    uint64_t count = chunk->count;
+    chunk->count = 0;
+    if (!job_given(job, "out"))
+        return 0;
+    return job_write(job, "out", host_array(chunk, 2), (size_t)count * kernel->element_bytes,
+                     chunk->first * kernel->element_bytes);
+}
+
+/* device_run_chunks: while one lane computes, the host reads or writes the other's chunk. */
+static int device_run_chunks(struct job *job, const struct kernel *kernel, uint64_t count,
+                             struct totals *totals)
+{
+    const uint64_t most = device_chunk_bytes(job) / kernel->element_bytes;
+    struct device_chunk chunks[DEVICE_LANES] = {{0}};
+    unsigned turn = 0;
+    for (unsigned i = 0; i < DEVICE_LANES && i * most < count; i++) {
+        uint64_t largest = count < most ? count : most;
+        chunks[i].lane = &device.lanes[i];
+        if (device_allocate_chunk(job, &chunks[i], (size_t)largest * kernel->element_bytes) < 0)
+            return -1;
+    }
+    for (uint64_t first = 0; first < count; first += most, turn = (turn + 1) % DEVICE_LANES) {
+        struct device_chunk *chunk = &chunks[turn];
+        if (job_step(job, (double)first / (double)count) < 0 ||
+            device_end_chunk(job, kernel, chunk, totals) < 0)
+            return -1;
+        chunk->first = first;
+        chunk->count = count - first < most ? count - first : most;
+        if (device_begin_chunk(job, kernel, chunk) < 0)
+            return -1;
+    }
+    /* The older of the two that are left is the one whose turn it is. */
+    for (unsigned i = 0; i < DEVICE_LANES; i++)
+        if (device_end_chunk(job, kernel, &chunks[(turn + i) % DEVICE_LANES], totals) < 0)
+            return -1;
+    return 0;
+}
+
+static enum job_status vector_add_cuda(struct job *job)
+{
+    const struct kernel *kernel = find_kernel(job_text(job, "dtype"));
+    struct totals totals = {0};
+    uint64_t count;
+    if (count_elements(job, &count) < 0)
+        return JOB_FAILED;
+    if ((job_given(job, "out") && job_reserve(job, "out", count * kernel->element_bytes) < 0) ||
+        device_run_chunks(job, kernel, count, &totals) < 0)
         return job_end(job);
-    char sum[REAL_TEXT_SIZE], error[REAL_TEXT_SIZE];
-    job_printf(job, "n=%" PRIu64 " dtype=%s sum=%s max_abs_error=%s", count, kernel->dtype,
-               real_text(sum, totals.sum), real_text(error, totals.max_abs_error));
-    job_print_times(job);
-    return JOB_DONE;
+    return print_totals(job, kernel, count, &totals);
 }
 
 const struct workload workload_vector_add = {
@@ -292,4 +477,5 @@ const struct workload workload_vector_add = {
              .param_count = sizeof(vector_add_params) / sizeof(vector_add_params[0])},
     .check = vector_add_check,
     .cpu = vector_add_run,
+    .cuda = vector_add_cuda,
 };

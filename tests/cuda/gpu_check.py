@@ -1,0 +1,126 @@
+#!/usr/bin/python3
+"""./dev gpu-check: every workload on this machine's NVIDIA device and on its processors, compared.
+
+Prints a table; the exit status is 0 if all outputs agree. --small takes sizes that are good for
+nothing but trying this program."""
+import argparse
+import os
+import sys
+
+from executor import Executor
+
+# Device name contains -> memory in GB/s, f32 and f64 in Tflop/s outside of tensor cores (NVIDIA's data
+# sheets). The first that fits.
+PEAKS = [
+    ("H200", (4800, 67, 34)), ("H100 NVL", (3900, 60, 30)), ("H100 PCIe", (2000, 51, 26)),
+    ("H100", (3350, 67, 34)), ("A100-SXM4-80GB", (2039, 19.5, 9.7)), ("A100", (1555, 19.5, 9.7)),
+    ("L40S", (864, 91.6, 1.4)), ("L4", (300, 30.3, 0.47)), ("RTX 4090", (1008, 82.6, 1.29)),
+    ("T4", (320, 8.1, 0.25)),
+]
+# A number of the output may differ by so much of its size: sums in another order.
+TOLERANCE = {"f32": 1e-5, "f64": 1e-12}
+
+
+def vector_add(arguments):
+    """Bytes: two arrays made, two read and one written, three read to verify; no arithmetic to speak
+    of."""
+    size = 8 if arguments["dtype"] == "f64" else 4
+    return 8 * size * arguments["n"], 0
+
+
+def matrix_mul(arguments):
+    return 0, 2 * arguments["m"] * arguments["n"] * arguments["k"]
+
+
+# Workload -> (large cases, small cases, what a case moves and computes). A workload that is not here
+# runs once, with its defaults.
+CASES = {
+    "VECTOR_ADD": ([{"n": n, "dtype": dtype} for n in (1 << 20, 1 << 28) for dtype in TOLERANCE],
+                   [{"n": 5000, "dtype": dtype} for dtype in TOLERANCE], vector_add),
+    "MATRIX_MUL": ([{"m": n, "n": n, "k": n, "dtype": dtype} for n in (512, 4096)
+                    for dtype in TOLERANCE],
+                   [{"m": 40, "n": 30, "k": 20, "dtype": dtype} for dtype in TOLERANCE], matrix_mul),
+    "SLEEP": ([{"ms": 1}], [{"ms": 1}], None),
+}
+DIFFERENT = {"DEVICE_INFO", "SANITY", "SLEEP"}  # whose output says something about the machine
+
+
+def agree(found, wanted, tolerance):
+    """None, or the first word that differs."""
+    left, right = found.split(), wanted.split()
+    if len(left) != len(right):
+        return found.strip()
+    for one, other in zip(left, right):
+        (key, _, value), (other_key, _, reference) = one.partition("="), other.partition("=")
+        try:
+            near = abs(float(value) - float(reference)) <= tolerance * abs(float(reference))
+        except ValueError:
+            near = False
+        if key != other_key or (value != reference and not near and "error" not in key):
+            return f"{one}, not {other}"
+    return None
+
+
+def rates(arguments, cost, result, device):
+    """GB/s, Gflop/s and the fraction of the device's roofline, as far as they are known."""
+    seconds = int(result.fields["compute_us"]) / 1e6
+    if not cost or seconds == 0:
+        return "-", "-", "-"
+    moved, operations = cost(arguments)
+    peak = next((peak for name, peak in PEAKS if name in device), None)
+    fraction = "-"
+    if peak:
+        least = max(moved / peak[0] / 1e9,
+                    operations / (peak[2] if arguments["dtype"] == "f64" else peak[1]) / 1e12)
+        fraction = f"{100 * least / seconds:.0f} %"
+    return (f"{moved / seconds / 1e9:.1f}" if moved else "-",
+            f"{operations / seconds / 1e9:.1f}" if operations else "-", fraction)
+
+
+ROW = "{:<46} {:>10} {:>10} {:>10} {:>9} {:>10} {:>6}  {}"
+
+
+def check(cuda, cpu, name, small):
+    """Runs a workload's cases; returns how many went wrong."""
+    large_cases, small_cases, cost = CASES.get(name, ([{}], [{}], None))
+    wrong = 0
+    for arguments in small_cases if small else large_cases:
+        # The first run pays for what is made once.
+        runs = [executor.run(name, **arguments) for executor in (cuda, cuda, cpu)]
+        failed = [run.error for run in runs if run.status != "done"]
+        found, wanted = runs[1:]
+        verdict = "ok"
+        if failed:
+            verdict = failed[0]
+        elif name not in DIFFERENT:
+            tolerance = TOLERANCE.get(arguments.get("dtype"), TOLERANCE["f32"])
+            verdict = agree(found.answer, wanted.answer, tolerance) or "ok"
+        wrong += verdict != "ok"
+        line = " ".join([name] + [f"{key}={value}" for key, value in arguments.items()])
+        print(ROW.format(line, wanted.fields["compute_us"], found.fields["compute_us"],
+                         found.fields["copy_us"], *rates(arguments, cost, found, cuda.hello["device"]),
+                         verdict))
+    return wrong
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="gpu-check", description=__doc__)
+    parser.add_argument("--device", default="0", help="number, GPU-uuid or MIG-uuid")
+    parser.add_argument("--small", action="store_true", help="sizes that take no time")
+    options = parser.parse_args()
+    with Executor("--backend=cuda", f"--device={options.device}", environment=os.environ) as cuda, \
+            Executor("--backend=cpu", environment=os.environ) as cpu:
+        if cuda.refused:
+            print(f"gpu-check: {cuda.refused}", file=sys.stderr)
+            return 1
+        print(cuda.done("DEVICE_INFO").output)
+        print(ROW.format("", "cpu us", "cuda us", "copy us", "GB/s", "Gflop/s", "roof", ""))
+        wrong = sum(check(cuda, cpu, name, options.small)
+                    for name in cuda.hello["workloads"].split(","))
+        print(f"\n{wrong} of the outputs above are wrong" if wrong else "\nall outputs agree")
+        print("MATRIX_MUL's times have the verification by the host in them.")
+        return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

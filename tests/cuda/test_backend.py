@@ -1,0 +1,484 @@
+"""The cuda backend of the real vgpu-executor on the stand-in of the driver: what comes out, what is
+left behind, and what becomes of every error."""
+import array
+import os
+import random
+import signal
+import subprocess
+import tempfile
+import time
+
+import pytest
+
+from executor import CANCEL, EXECUTOR, FACTOR, LEFT_NOTHING, STANDIN, Ended, Executor
+
+
+def file_of(typecode, values):
+    file = tempfile.TemporaryFile()
+    file.write(array.array(typecode, values).tobytes())
+    file.flush()
+    return file
+
+
+def content(file, typecode):
+    found = array.array(typecode)
+    found.frombytes(os.pread(file.fileno(), 1 << 28, 0))
+    return found
+
+
+def clean(executor):
+    """The executor ends as it should and leaves nothing on the device."""
+    assert executor.end() == 0, executor.log()
+    account = executor.account()
+    assert account.left == LEFT_NOTHING
+    assert account.unclear == 0
+    assert account.sticky == 0
+    return account
+
+
+@pytest.fixture(scope="module")
+def cpu():
+    with Executor("--backend=cpu", library=None) as executor:
+        yield executor
+
+
+# --- the same output as on the cpu ---------------------------------------------------------------
+
+ADD_SIZES = [1, 3, 4, 63, 65, 1000, 65535, 65536, 65537, 300001]
+PRODUCTS = [(1, 1, 1), (3, 5, 7), (64, 64, 16), (65, 63, 33), (128, 128, 128), (200, 130, 77)]
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f64"])
+def test_made_up_sums_are_the_cpus(cpu, dtype):
+    with Executor() as cuda:
+        for n in ADD_SIZES:
+            wanted = cpu.done("VECTOR_ADD", n=n, seed=n, dtype=dtype)
+            assert cuda.done("VECTOR_ADD", n=n, seed=n, dtype=dtype).answer == wanted.answer
+        clean(cuda)
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f64"])
+def test_made_up_products_are_the_cpus(cpu, dtype):
+    with Executor() as cuda:
+        for m, n, k in PRODUCTS:
+            arguments = {"m": m, "n": n, "k": k, "seed": 9, "dtype": dtype}
+            assert cuda.done("MATRIX_MUL", **arguments).answer == \
+                cpu.done("MATRIX_MUL", **arguments).answer
+        clean(cuda)
+
+
+@pytest.mark.parametrize("late_us", [0, 300])
+@pytest.mark.parametrize("dtype,typecode", [("f32", "f"), ("f64", "d")])
+def test_files_are_added_as_on_the_cpu(cpu, dtype, typecode, late_us):
+    """Large enough for three chunks: both lanes are used again. Late streams: nothing is read, or
+    written again, before it is there."""
+    chooser = random.Random(5)
+    some = [chooser.uniform(-1000, 1000) for _ in range(4096)]
+    count = {"f": (9 << 20) // 4, "d": (9 << 20) // 8}[typecode] + 17
+    a = file_of(typecode, (some * (count // 4096 + 1))[:count])
+    b = file_of(typecode, (some[::-1] * (count // 4096 + 1))[7:count + 7])
+    with Executor(late_us=late_us) as cuda, tempfile.TemporaryFile() as out, \
+            tempfile.TemporaryFile() as cpu_out:
+        found = cuda.done("VECTOR_ADD", dtype=dtype, files={"a": a, "b": b, "out": out})
+        wanted = cpu.done("VECTOR_ADD", dtype=dtype, files={"a": a, "b": b, "out": cpu_out})
+        assert found.answer == wanted.answer
+        assert content(out, typecode) == content(cpu_out, typecode)
+        assert int(found.fields["copy_us"]) > 0
+        assert int(found.fields["compute_us"]) > 0
+        for name in ("compute_us", "copy_us"):
+            assert found.numbers()[name] == found.fields[name]
+        clean(cuda)
+
+
+def test_made_up_sums_are_written(cpu):
+    with Executor() as cuda, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as cpu_out:
+        found = cuda.done("VECTOR_ADD", n=70001, files={"out": out})
+        assert found.answer == cpu.done("VECTOR_ADD", n=70001, files={"out": cpu_out}).answer
+        assert content(out, "f") == content(cpu_out, "f")
+        clean(cuda)
+
+
+@pytest.mark.parametrize("dtype,typecode,roundoff", [("f32", "f", 2**-24), ("f64", "d", 2**-53)])
+def test_files_are_multiplied_within_the_bound(cpu, dtype, typecode, roundoff):
+    m, n, k = 70, 33, 129
+    chooser = random.Random(6)
+    a = file_of(typecode, [chooser.uniform(-1, 1) for _ in range(m * k)])
+    b = file_of(typecode, [chooser.uniform(-1, 1) for _ in range(k * n)])
+    with Executor(late_us=100) as cuda, tempfile.TemporaryFile() as out, \
+            tempfile.TemporaryFile() as cpu_out:
+        arguments = {"m": m, "n": n, "k": k, "dtype": dtype}
+        cuda.done("MATRIX_MUL", files={"a": a, "b": b, "out": out}, **arguments)
+        cpu.done("MATRIX_MUL", files={"a": a, "b": b, "out": cpu_out}, **arguments)
+        left, right = content(a, typecode), content(b, typecode)
+        for i, (found, wanted) in enumerate(zip(content(out, typecode), content(cpu_out, typecode))):
+            absolute = sum(abs(left[i // n * k + d] * right[d * n + i % n]) for d in range(k))
+            assert abs(found - wanted) <= 2 * 1.01 * (k + 1) * roundoff * absolute
+        clean(cuda)
+
+
+def test_matrices_of_more_than_two_chunks(cpu):
+    """32 MiB, through two lanes of 12 MiB: small whole numbers, so that the sums are exact."""
+    m, k = 65536, 128
+    a = file_of("f", [index % 1021 % 5 for index in range(1021)] * (m * k // 1021 + 1))
+    a.truncate(m * k * 4)
+    b = file_of("f", [index % 7 for index in range(k)])
+    with Executor(late_us=20000) as cuda:
+        for arguments in ({"m": m, "n": 1, "k": k, "files": {"a": a, "b": b}},
+                          {"m": m, "n": k, "k": 1}):
+            assert cuda.done("MATRIX_MUL", **arguments).answer == \
+                cpu.done("MATRIX_MUL", **arguments).answer
+        clean(cuda)
+
+
+def test_infinities_and_nans(cpu):
+    inf, nan = float("inf"), float("nan")
+    for values in ([inf, 1.0], [inf, -inf], [nan, 1.0], [3e38, 3e38], [-0.0, -0.0]):
+        a, b = file_of("f", values[:1]), file_of("f", values[1:])
+        with Executor() as cuda:
+            assert cuda.done("VECTOR_ADD", files={"a": a, "b": b}).answer == \
+                cpu.done("VECTOR_ADD", files={"a": a, "b": b}).answer
+
+
+def test_small_workloads():
+    with Executor() as cuda:
+        assert cuda.hello["backend"] == "cuda"
+        assert "stand-in" in cuda.hello["device"]
+        cuda.done("NOP")
+        assert int(cuda.done("SLEEP", ms=5).numbers()["slept_ms"]) >= 5
+        output = cuda.done("DEVICE_INFO").output
+        for line in ("backend=cuda", "compute_capability=7.5", "multiprocessors=2",
+                     f"memory_bytes={1 << 30}", "temperature_c=-", "driver_cuda=13.0",
+                     "uuid=GPU-00112233-4455-6677-8899-aabbccddee00"):
+            assert line + "\n" in output
+        clean(cuda)
+
+
+def test_readings_of_the_management_library():
+    nvml = os.path.join(STANDIN, "nvml")
+    with Executor(library=f"{STANDIN}:{nvml}") as cuda:
+        numbers = dict(line.split("=", 1) for line in cuda.done("DEVICE_INFO").output.splitlines())
+        assert numbers["temperature_c"] == "41"
+        assert numbers["utilisation_percent"] == "73"
+        assert numbers["memory_used_bytes"] == "300"
+        clean(cuda)
+
+
+def test_a_rejected_job_is_the_jobs_fault(cpu):
+    with Executor() as cuda:
+        a, b = file_of("f", [1, 2]), file_of("f", [1])
+        for executor in (cpu, cuda):
+            assert "must be of one size" in executor.run("VECTOR_ADD", files={"a": a, "b": b}).error
+        cuda.done("NOP")
+        clean(cuda)
+
+
+def test_cancelled_between_chunks():
+    with Executor(late_us=20000) as cuda:
+        cuda.start("VECTOR_ADD", n=1 << 34)
+        time.sleep(0.2)
+        cuda.send(CANCEL)
+        assert cuda.result().status == "cancelled"
+        cuda.done("VECTOR_ADD", n=1000)
+        clean(cuda)
+
+
+def test_the_pool_keeps_memory_and_nothing_is_made_in_a_job():
+    with Executor() as idle:
+        before = clean(idle).calls
+    with Executor() as cuda:
+        cuda.done("VECTOR_ADD", n=100000)
+        cuda.done("MATRIX_MUL", m=64, n=64, k=64)
+        account = clean(cuda)
+    for call in ("cuMemAlloc", "cuMemHostAlloc", "cuStreamCreate", "cuEventCreate",
+                 "cuModuleLoadData", "cuModuleGetFunction", "cuCtxSetCurrent"):
+        assert account.calls.get(call, 0) == before.get(call, 0), call
+    assert account.threshold >= 1 << 28
+
+
+# --- which device --------------------------------------------------------------------------------
+
+UUID = "00112233-4455-6677-8899-aabbccddee"
+
+
+@pytest.mark.parametrize("wanted,number", [("0", 0), ("2", 2), (f"GPU-{UUID}01", 1),
+                                           (f"MIG-{UUID}02", 2), (f"GPU-{UUID}", 0)])
+def test_device(wanted, number):
+    with Executor("--backend=cuda", f"--device={wanted}", devices=3) as cuda:
+        assert f"stand-in {number} " in cuda.hello["device"], cuda.refused
+        assert cuda.end() == 0
+
+
+@pytest.mark.parametrize("wanted", ["3", "99999999999", f"GPU-{UUID}07", "MIG-1", "x"])
+def test_no_such_device(wanted):
+    with Executor("--backend=cuda", f"--device={wanted}", devices=3) as cuda:
+        assert "device" in cuda.refused
+        assert "nvidia-smi" in cuda.refused
+        assert cuda.end() == 1
+
+
+# --- what is missing -----------------------------------------------------------------------------
+
+def test_no_library():
+    with Executor("--backend=cuda", library=None) as cuda:
+        assert "libcuda.so.1" in cuda.refused
+        assert "install" in cuda.refused
+        assert "\n" not in cuda.refused
+        assert cuda.end() == 1
+
+
+@pytest.mark.parametrize("standin,words", [
+    ({"stub": 1}, "stub"),
+    ({"devices": 0}, "no device"),
+    ({"fail": "cuInit:1:803"}, "restart the machine"),
+    ({"fail": "cuInit:1:999"}, "nvidia_uvm"),
+    ({"driver": 12040}, "the driver knows CUDA 12.4"),
+    ({"missing": "cuLaunchKernel"}, "has no cuLaunchKernel"),
+    ({"skip": 1}, "computes wrongly"),
+])
+def test_refused(standin, words):
+    with Executor(**standin) as cuda:
+        assert words in cuda.refused
+        assert "\n" not in cuda.refused
+        assert cuda.end() == 1
+        if "stub" not in standin and "missing" not in standin:
+            assert cuda.account().left == LEFT_NOTHING
+
+
+@pytest.mark.parametrize("library,words", [(None, "libcuda.so.1"), (STANDIN, "no device")])
+def test_auto_takes_the_cpu_and_says_so_once(library, words):
+    with Executor("--backend=auto", "--device=0", library=library, devices=0) as auto:
+        assert auto.hello["backend"] == "cpu"
+        auto.done("VECTOR_ADD", n=1000)
+        assert auto.end() == 0
+        lines = [line for line in auto.log().splitlines() if "cuda" in line]
+        assert len(lines) == 1 and "takes cpu" in lines[0] and words in lines[0]
+
+
+def test_auto_takes_cuda():
+    with Executor("--backend=auto", "--device=0") as auto:
+        assert auto.hello["backend"] == "cuda"
+        clean(auto)
+        assert auto.log() == ""
+
+
+@pytest.mark.parametrize("missing", [
+    "cuGetErrorName,cuGetErrorString", "cuDeviceGetUuid", "cuModuleUnload", "cuMemGetInfo",
+    "cuMemHostAlloc", "cuMemFreeHost", "cuMemsetD8Async", "cuDeviceGetDefaultMemPool",
+    "cuMemPoolSetAttribute", "cuMemAllocAsync", "cuMemFreeAsync", "cuEventCreate",
+    "cuEventElapsedTime"])
+def test_without_an_optional_call(missing):
+    with Executor(missing=missing) as cuda:
+        cuda.done("VECTOR_ADD", n=100000)
+        cuda.done("MATRIX_MUL", m=65, n=65, k=65)
+        cuda.done("DEVICE_INFO")
+        assert cuda.end() == 0
+        assert missing.split(",")[0] in cuda.log()
+        account = cuda.account()
+        assert account.unclear == 0
+        assert account.left == LEFT_NOTHING.replace("modules=0", "modules=1" if missing ==
+                                                    "cuModuleUnload" else "modules=0")
+
+
+def test_ptx_alone():
+    with Executor(no_fatbin=1) as cuda:
+        cuda.done("VECTOR_ADD", n=1000)
+        clean(cuda)
+
+
+# --- memory --------------------------------------------------------------------------------------
+
+def test_a_jobs_memory_is_cleared():
+    """A pattern is planted by one VM; the stand-in looks at every byte that is given back."""
+    secret = array.array("f", [1.0]).tobytes()
+    planted = file_of("f", [1.0] * 100000)
+    for missing in ("", "cuMemsetD8Async", "cuMemAllocAsync"):
+        with Executor(missing=missing) as cuda:
+            cuda.done("VECTOR_ADD", vm=3, files={"a": planted, "b": planted})
+            cuda.done("MATRIX_MUL", vm=4, m=40, n=40, k=40)
+            account = clean(cuda)
+            assert account.peak > 100000 * len(secret)
+
+
+def test_cleared_after_a_failure_too():
+    planted = file_of("f", [1.0] * 100000)
+    with Executor() as probe:
+        probes = sum(clean(probe).launches.values())
+    with Executor(skip=probes + 1) as cuda: # the addition is not done
+        result = cuda.run("VECTOR_ADD", files={"a": planted, "b": planted})
+        assert result.status == "failed"
+        assert "verification failed" in result.error
+        cuda.done("VECTOR_ADD", n=1000)
+        clean(cuda)
+
+
+def test_a_wrong_product_is_found():
+    with Executor() as probe:
+        probes = sum(clean(probe).launches.values())
+    with Executor(skip=probes + 3) as cuda:
+        result = cuda.run("MATRIX_MUL", m=40, n=40, k=40)
+        assert "verification failed" in result.error
+        cuda.done("MATRIX_MUL", m=40, n=40, k=40)
+        clean(cuda)
+
+
+def test_more_than_the_device_has():
+    with Executor(memory=1 << 20) as cuda:
+        result = cuda.run("VECTOR_ADD", n=1 << 20)
+        assert result.status == "failed"
+        assert "memory" in result.error and "smaller" in result.error
+        cuda.done("VECTOR_ADD", n=1000)
+        clean(cuda)
+
+
+# --- every call fails in turn --------------------------------------------------------------------
+
+JOBS = [("VECTOR_ADD", {"n": 3000}), ("MATRIX_MUL", {"m": 20, "n": 20, "k": 20}), ("NOP", {})]
+
+
+def counted_calls():
+    """How often each call is made: when the executor starts, and up to the end of the last job."""
+    with Executor() as idle:
+        started = clean(idle).calls
+    with Executor() as cuda:
+        for command, arguments in JOBS:
+            cuda.done(command, **arguments)
+        ended = clean(cuda).calls
+    return started, ended
+
+
+STARTED, ENDED = counted_calls()
+EACH_CALL = [(call, number) for call in sorted(ENDED) for number in range(1, ENDED[call] + 1)]
+
+
+@pytest.mark.parametrize("call", sorted(ENDED))
+def test_out_of_memory_in_every_call(call):
+    """The job fails, or the executor refuses to serve; or, where it can do without, it goes on.
+    Afterwards the next job is right, and nothing is left behind."""
+    failed = 0
+    for number in range(1, ENDED[call] + 1):
+        with Executor(fail=f"{call}:{number}:2") as cuda:
+            if cuda.refused:
+                assert cuda.end() == 1
+                assert cuda.account().unclear == 0
+                failed += 1
+                continue
+            errors = []
+            try:
+                for command, arguments in JOBS + JOBS[:2]:
+                    result = cuda.run(command, **arguments)
+                    if result.status == "failed":
+                        assert "memory" in result.error or call in result.error, result.error
+                        errors.append(result.error)
+            except (Ended, BrokenPipeError, ConnectionResetError):
+                # What could not be cleared went with the process.
+                assert cuda.process.wait(30) == 1
+                assert "cannot be cleared" in cuda.log()
+                failed += 1
+                continue
+            assert len(errors) <= 1, errors
+            failed += len(errors)
+            assert cuda.end() == 0
+            assert cuda.account().unclear == 0
+    assert failed or call in {"cuModuleUnload", "cuMemFreeHost", "cuEventDestroy",
+                              "cuStreamDestroy", "cuDevicePrimaryCtxRelease", "cuDriverGetVersion",
+                              "cuModuleLoadData",
+                              "cuMemPoolSetAttribute", "cuDeviceGetDefaultMemPool",
+                              "cuDeviceGetUuid"}
+
+
+@pytest.mark.parametrize("code", [700, 702, 714, 715, 716, 717, 718, 719])
+def test_a_sticky_error_ends_the_executor(code):
+    with Executor() as probe:
+        probes = sum(clean(probe).launches.values())
+    for launched in (1, 2, 3, 4):
+        with Executor(fail=f"launched:{probes + launched}:{code}") as cuda:
+            result = cuda.run("VECTOR_ADD", n=1000)
+            assert result.status == "failed"
+            assert f"({code})" in result.error
+            with pytest.raises((Ended, BrokenPipeError, ConnectionResetError)):
+                cuda.run("NOP")
+            assert cuda.process.wait(30) == 1
+            assert f"({code})" in cuda.log()
+
+
+@pytest.mark.parametrize("call", sorted(ENDED))
+def test_a_sticky_error_in_every_call_of_a_job(call):
+    for number in range(STARTED.get(call, 0) + 1, ENDED[call] + 1):
+        with Executor(fail=f"{call}:{number}:700") as cuda:
+            ended = False
+            for command, arguments in JOBS:
+                try:
+                    result = cuda.run(command, **arguments)
+                except (Ended, BrokenPipeError, ConnectionResetError):
+                    ended = True
+                    break
+                if result.status == "failed":
+                    assert "(700)" in result.error
+            if ended or cuda.process.poll() is not None:
+                assert cuda.process.wait(30) == 1
+                assert "(700)" in cuda.log()
+            else: # the call was one of closing
+                cuda.end()
+
+
+@pytest.mark.parametrize("code,words", [(1, "cuLaunchKernel"), (701, "cuLaunchKernel"),
+                                        (802, "try again later"), (805, "try again later")])
+def test_an_error_that_is_the_jobs_leaves_the_executor(code, words):
+    with Executor() as probe:
+        launches = clean(probe).calls["cuLaunchKernel"]
+    with Executor(fail=f"cuLaunchKernel:{launches + 1}:{code}") as cuda:
+        result = cuda.run("VECTOR_ADD", n=1000)
+        assert result.status == "failed"
+        assert f"({code})" in result.error and words in result.error
+        cuda.done("VECTOR_ADD", n=1000)
+        clean(cuda)
+
+
+@pytest.mark.parametrize("code", [100, 214, 999])
+def test_a_device_in_doubt_is_left_to_a_new_process(code):
+    with Executor() as probe:
+        launches = clean(probe).calls["cuLaunchKernel"]
+    with Executor(fail=f"cuLaunchKernel:{launches + 1}:{code}") as cuda:
+        assert "probes the device" in cuda.run("VECTOR_ADD", n=1000).error
+        assert cuda.process.wait(30) == 1
+
+
+def test_a_kernel_that_never_ends_can_be_killed():
+    with Executor() as probe:
+        probes = sum(clean(probe).launches.values())
+    with Executor(endless=probes + 1) as cuda:
+        cuda.start("VECTOR_ADD", n=1000)
+        time.sleep(0.3)
+        assert cuda.process.poll() is None
+        cuda.process.send_signal(signal.SIGKILL)
+        assert cuda.process.wait(30) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("skip,status,words", [(0, 0, "all outputs agree"),
+                                               (4, 1, "verification failed")])
+def test_gpu_check(skip, status, words):
+    """What a person with a device runs: ./dev gpu-check."""
+    environment = dict(os.environ, LD_LIBRARY_PATH=STANDIN, STANDIN_SKIP=str(skip))
+    program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "gpu_check.py")
+    done = subprocess.run(["/usr/bin/python3", program, "--small"], env=environment, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60 * FACTOR)
+    assert done.returncode == status, done.stdout
+    assert words in done.stdout
+
+
+def test_gpu_check_without_a_device():
+    environment = dict(os.environ, LD_LIBRARY_PATH="/none")
+    program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "gpu_check.py")
+    done = subprocess.run(["/usr/bin/python3", program], env=environment, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60 * FACTOR)
+    assert done.returncode == 1
+    assert done.stdout.startswith("gpu-check: libcuda.so.1") and done.stdout.count("\n") == 1
+
+
+def test_list():
+    for library, words in ((STANDIN, "stand-in 1 (no GPU)"), (None, "none: libcuda.so.1")):
+        # meson has put the stand-in's directory into LD_LIBRARY_PATH.
+        environment = dict(os.environ, STANDIN_DEVICES="2", LD_LIBRARY_PATH=library or "/none")
+        listed = subprocess.run([EXECUTOR, "--list"], env=environment, capture_output=True,
+                                text=True, check=True, timeout=30 * FACTOR).stdout
+        assert words in listed

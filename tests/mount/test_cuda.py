@@ -1,0 +1,94 @@
+"""The cuda backend behind a real mount, on the stand-in of the driver (tests/cuda/): what a guest and
+an administrator see of a device's errors."""
+import pytest
+
+from harness import BUILD, EXECUTOR, Background, StartError, wait_until, without_times
+
+STANDIN = BUILD / "tests" / "cuda"
+PROBE = "VECTOR_ADD n=1000 seed=7"
+
+
+def executor(**standin):
+    settings = " ".join(f"STANDIN_{name.upper()}={value}" for name, value in standin.items())
+    return f'env LD_LIBRARY_PATH="{STANDIN}" {settings} "{EXECUTOR}"'
+
+
+def config(**standin):
+    """Pool A has the stand-in, pool B the machine's processors."""
+    return {"pool A": {"backend": "cuda", "executor": executor(**standin)}}
+
+
+def test_results_say_cuda_and_are_the_cpus(vgpufs):
+    daemon = vgpufs(config())
+    vm = daemon.vm(3)
+    vm.write_data("x", bytes(range(200)) * 2)
+    for line in (PROBE, "VECTOR_ADD n=70000 dtype=f64", "MATRIX_MUL m=65 n=40 k=30",
+                 "VECTOR_ADD a=x b=x out=y"):
+        found, wanted = vm.run(line), daemon.vm(4).run("B:1:4:" + line.split(" a=")[0])
+        assert found.header["status"] == "done"
+        assert found.header["backend"] == "cuda"
+        assert "stand-in" in found.header["device"]
+        assert wanted.header["backend"] == "cpu"
+        if "a=" not in line:
+            assert without_times(found.body) == without_times(wanted.body)
+    assert daemon.stats()["slot A.0"]["backend"] == "cuda"
+
+
+def test_a_sticky_error_costs_one_job(vgpufs):
+    """The job fails, the next runs on a new executor, and the other pool notices nothing."""
+    daemon = vgpufs(config(fail="launched:3:700"))  # the first is the trial of the device
+    vm, other = daemon.vm(3), daemon.vm(4)
+    wait_until(lambda: daemon.executor_pid("A.0") and daemon.executor_pid("B.0"))
+    old, old_b = daemon.executor_pid("A.0"), daemon.executor_pid("B.0")
+    others = Background(lambda: [other.run("B:1:4:" + PROBE).header["status"] for _ in range(20)])
+    failed = vm.run(PROBE).header
+    assert failed["status"] == "failed"
+    assert "700" in failed["error"]
+    assert vm.run("NOP").header["status"] == "done"
+    assert daemon.executor_pid("A.0") != old
+    assert others.value() == ["done"] * 20
+    assert daemon.executor_pid("B.0") == old_b
+    stats = daemon.stats()
+    assert (stats["pool A"]["executor_restarts"], stats["pool B"]["executor_restarts"]) == ("1", "0")
+
+
+def test_a_kernel_that_never_ends(vgpufs):
+    daemon = vgpufs(config(endless=2))
+    vm = daemon.vm(3)
+    assert vm.run(PROBE + " timeout=1").header["status"] == "timeout"
+    assert vm.run("NOP").header["status"] == "done"
+    assert daemon.stats()["pool A"]["executor_restarts"] == "1"
+
+
+def test_out_of_memory_is_the_jobs(vgpufs):
+    daemon = vgpufs(config(memory=1 << 20, late_us=5000))
+    vm = daemon.vm(3)
+    old = daemon.executor_pid("A.0")
+    failed = vm.run("MATRIX_MUL m=512 n=512 k=512").header
+    assert failed["status"] == "failed" and "memory" in failed["error"]
+    assert vm.run(PROBE).header["status"] == "done"
+    assert daemon.executor_pid("A.0") == old
+
+
+@pytest.mark.parametrize("standin, words", [
+    ({"stub": 1}, "stub"), ({"devices": 0}, "no device"), ({"driver": 12040}, "CUDA 12.4"),
+    ({"skip": 1}, "computes wrongly"), (None, "libcuda.so.1: cannot open")])
+def test_a_device_that_cannot_serve(vgpufs, standin, words):
+    """backend=cuda without one fails the start, in one line."""
+    settings = config(**standin) if standin else {"pool A": {
+        "backend": "cuda", "executor": f'env LD_LIBRARY_PATH= "{EXECUTOR}"'}}
+    daemon = vgpufs(settings, start=False)
+    with pytest.raises(StartError) as ended:
+        daemon.start()
+    assert len([line for line in ended.value.error.splitlines()
+                if "pool A: " in line and words in line]) == 1, ended.value.error
+
+
+def test_auto(vgpufs):
+    """Where a device answers it is used without a setting; elsewhere the log says why not, once."""
+    daemon = vgpufs({"pool A": {"backend": "auto", "executor": executor()},
+                     "pool B": {"backend": "auto", "executor": executor(devices=0)}})
+    assert daemon.vm(3).run(PROBE).header["backend"] == "cuda"
+    assert daemon.vm(4).run("B:1:4:" + PROBE).header["backend"] == "cpu"
+    lines = [line for line in daemon.log().splitlines() if "takes cpu" in line]
+    assert len(lines) == 1 and "no device" in lines[0]
