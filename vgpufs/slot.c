@@ -202,6 +202,12 @@ static void copy_field(char *to, size_t size, const struct frame *frame, const c
     snprintf(to, size, "%s", value ? value : "-");
 }
 
+/* is_backend: a word that may stand unquoted in a header. */
+static bool is_backend(const char *name)
+{
+    return *name && strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789_-") == strlen(name);
+}
+
 static const char *take_hello(struct slot *slot, const struct frame *frame)
 {
     const char *protocol = frame_get(frame, "protocol");
@@ -216,7 +222,7 @@ static const char *take_hello(struct slot *slot, const struct frame *frame)
     copy_field(slot->device, sizeof(slot->device), frame, "device");
     copy_field(slot->host, sizeof(slot->host), frame, "host");
     copy_field(slot->reported_pid, sizeof(slot->reported_pid), frame, "pid");
-    if (strspn(slot->backend, "abcdefghijklmnopqrstuvwxyz0123456789_-") != strlen(slot->backend) ||
+    if (!is_backend(slot->backend) ||
         strspn(slot->reported_pid, "0123456789-") != strlen(slot->reported_pid))
         return "its hello has a malformed backend or pid";
     slot->descriptors = descriptors && strcmp(descriptors, "yes") == 0;
@@ -275,7 +281,7 @@ static void take_progress(struct slot *slot, const struct frame *frame)
 static const char *take_done(struct slot *slot, const struct frame *frame, struct ending *ending)
 {
     const char *status = frame_get(frame, "status"), *error = frame_get(frame, "error");
-    const char *exit_code = frame_get(frame, "exit_code");
+    const char *exit_code = frame_get(frame, "exit_code"), *backend = frame_get(frame, "backend");
     uint64_t code;
     if (!status)
         return "it ended the job without saying how";
@@ -288,6 +294,10 @@ static const char *take_done(struct slot *slot, const struct frame *frame, struc
                  ending);
     if (exit_code && number_parse(exit_code, 0, 255, &code) == 0)
         ending->outcome.exit_code = (int)code;
+    if (backend && is_backend(backend)) { /* it ran elsewhere than the hello said */
+        copy_field(ending->backend, sizeof(ending->backend), frame, "backend");
+        copy_field(ending->device, sizeof(ending->device), frame, "device");
+    }
     slot->failures = 0;
     slot->link.error_lines_left = 20;
     /* It ends now: the next job is for the one after it. */

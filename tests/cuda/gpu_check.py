@@ -97,6 +97,9 @@ def check(cuda, cpu, name, small):
             verdict = agree(found.answer, wanted.answer, tolerance) or "ok"
         wrong += verdict != "ok"
         line = " ".join([name] + [f"{key}={value}" for key, value in arguments.items()])
+        if found.fields.get("backend") == "cpu":
+            print(f"{line:<46} has no kernels: it ran on the host's processors")
+            return wrong
         print(ROW.format(line, wanted.fields["compute_us"], found.fields["compute_us"],
                          found.fields["copy_us"], *rates(arguments, cost, found, cuda.hello["device"]),
                          verdict))

@@ -92,3 +92,10 @@ def test_auto(vgpufs):
     assert daemon.vm(4).run("B:1:4:" + PROBE).header["backend"] == "cpu"
     lines = [line for line in daemon.log().splitlines() if "takes cpu" in line]
     assert len(lines) == 1 and "no device" in lines[0]
+
+
+def test_a_workload_without_kernels_says_where_it_ran(vgpufs):
+    daemon = vgpufs(config())
+    header = daemon.vm(3).run("SORT n=1000").header
+    assert (header["status"], header["backend"]) == ("done", "cpu")
+    assert "stand-in" not in header["device"]

@@ -335,6 +335,10 @@ void job_answer(struct job *job, enum job_status status, bool leaving)
         frame_field(&builder, "error", "%s", job->error[0] ? job->error : "failed");
     if (leaving)
         frame_field(&builder, "leaving", "yes");
+    if (job->backend) {
+        frame_field(&builder, "backend", "%s", job->backend);
+        frame_field(&builder, "device", "%s", job->device);
+    }
     frame_field(&builder, "device_us", "%" PRIu64, run_ns / 1000);
     frame_field(&builder, "compute_us", "%" PRIu64, job->compute_ns / 1000);
     frame_field(&builder, "copy_us", "%" PRIu64, job->copy_ns / 1000);

@@ -36,7 +36,8 @@ struct job {
     uint64_t output_left;
     struct text frames; /* being built */
     char error[JOB_ERROR_SIZE];
-    bool stopped; /* cancelled, or the daemon is gone */
+    const char *backend, *device; /* what it ran on, if not on the executor's own; else NULL */
+    bool stopped;                 /* cancelled, or the daemon is gone */
     uint64_t start_ns, next_progress_ns, next_poll_ns;
     uint64_t compute_ns, copy_ns; /* for the workload to add to; job_read and job_write do */
 };

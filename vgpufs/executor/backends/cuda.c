@@ -59,7 +59,12 @@ static const char *cuda_device_name(void)
 
 static enum job_status cuda_run(const struct workload *workload, struct job *job)
 {
-    enum job_status status = workload->cuda ? workload->cuda(job) : workload->cpu(job);
+    if (!workload->cuda) { /* it has no kernels: the host's processors run it, and are named */
+        job->backend = backend_cpu.name;
+        job->device = backend_cpu.device_name();
+        return workload->cpu(job);
+    }
+    enum job_status status = workload->cuda(job);
     /* What the job has computed cannot be relied upon if its end went wrong. */
     if (device_end_job(job) < 0)
         return JOB_FAILED;
