@@ -161,8 +161,7 @@ static void test_safe_text(void **state)
 static void test_safe_text_utf8(void **state)
 {
     (void)state;
-    if (!setlocale(LC_CTYPE, "C.UTF-8"))
-        skip();
+    assert_non_null(setlocale(LC_CTYPE, "C.UTF-8"));
     check_text("\xe6\x97\xa5\xe6\x9c\xac", 6, 4, "\xe6\x97\xa5\xe6\x9c\xac", 4);
     check_text("\xe6\x97\xa5\xe6\x9c\xac", 6, 3, "\xe6\x97\xa5+", 3);
     check_text("\xe6\x97\xa5\xe6\x9c\xac", 6, 2, "+", 1);
