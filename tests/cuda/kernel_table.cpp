@@ -1,6 +1,6 @@
 #include "kernel_table.h"
 
-#include "executor/cuda/kernels.cu"
+#include "executor/cuda/module.cu"
 
 #include <tuple>
 #include <utility>

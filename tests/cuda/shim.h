@@ -1,5 +1,6 @@
 /*
- * Device code as C++, for tests on the CPU. Included by kernels.cu where the compiler is not nvcc.
+ * Device code as C++, for tests on the CPU. Included by device_code.h where the compiler is not
+ * nvcc.
  *
  * Every thread of a block is a fiber; blocks run one after the other, fibers from barrier to
  * barrier in the order that shim_order says. So a missing barrier gives a wrong result in one of

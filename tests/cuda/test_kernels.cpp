@@ -1,66 +1,8 @@
-/*
- * The kernels' source, compiled for the CPU with AddressSanitizer and UndefinedBehaviorSanitizer,
- * against references: each in every order of threads, for sizes at and around what it handles at a
- * time. Device arrays end where their memory ends: an access beyond is reported.
- */
-#include "executor/cuda/kernels.h"
-#include "executor/generate.h"
-#include "kernel_table.h"
+/* The kernels on arrays and matrices: kernels.cu. */
+#include "kernel_test.h"
 
 #include <cfloat>
-#include <cstdio>
-#include <cstdlib>
 #include <limits>
-#include <string>
-#include <vector>
-
-static int failures;
-static const char *const orders[] = {"forward", "backward", "shuffled"};
-
-#define CHECK(condition, ...)                                                                      \
-    do {                                                                                           \
-        if (!(condition)) {                                                                        \
-            fprintf(stderr, "%s:%d: %s: ", __FILE__, __LINE__, #condition);                        \
-            fprintf(stderr, __VA_ARGS__);                                                          \
-            fprintf(stderr, " (threads %s)\n", orders[shim_thread_order]);                         \
-            failures++;                                                                            \
-            return;                                                                                \
-        }                                                                                          \
-    } while (0)
-
-/* An array as cuMemAlloc would give it: aligned, and full of garbage. */
-template <typename T> struct array {
-    T *data;
-    size_t size;
-    explicit array(size_t count) : size(count)
-    {
-        void *memory = nullptr;
-        if (posix_memalign(&memory, 256, count * sizeof(T) + !count) != 0)
-            abort();
-        memset(memory, 0xcd, count * sizeof(T));
-        data = (T *)memory;
-    }
-    ~array()
-    {
-        free(data);
-    }
-    array(const array &) = delete;
-    array &operator=(const array &) = delete;
-};
-
-static void launch(const char *name, unsigned across, unsigned down, unsigned threads,
-                   std::vector<void *> arguments)
-{
-    const kernel_entry *entry = kernel_find(name);
-    if (!entry)
-        abort();
-    shim_launch({across, down, 1}, {threads, 1, 1}, entry->bind(arguments.data()));
-}
-
-template <typename T> static std::string typed(const char *name)
-{
-    return std::string(name) + (sizeof(T) == 4 ? "_f32" : "_f64");
-}
 
 /* Around one vector, one block, and what a grid of two blocks takes in one go. */
 static const uint64_t counts[] = {1,    2,    3,    4,     5,     7,    8,    255,
@@ -226,25 +168,19 @@ template <typename T> static void test_multiply(const char *name, unsigned side,
     test_multiply_size<T>(name, side, 3 * side - 3, 20, depth, side);
 }
 
-int main()
+void test_array_kernels()
 {
-    for (int order = 0; order < SHIM_ORDERS; order++) {
-        shim_thread_order = (shim_order)order;
-        test_clear();
-        test_fill<float>(22);
-        test_fill<float>(4);
-        test_fill<double>(51);
-        test_add<float>();
-        test_add<double>();
-        test_verify<float>();
-        test_verify<double>();
-        test_verify_special<float>();
-        test_verify_special<double>();
-        test_multiply<float>("multiply_f32", MULTIPLY_LARGE_SIDE, 8);
-        test_multiply<float>("multiply_f32_small", MULTIPLY_SMALL_SIDE, 16);
-        test_multiply<double>("multiply_f64", MULTIPLY_SMALL_SIDE, 16);
-    }
-    if (failures)
-        fprintf(stderr, "%d checks failed\n", failures);
-    return failures ? EXIT_FAILURE : EXIT_SUCCESS;
+    test_clear();
+    test_fill<float>(22);
+    test_fill<float>(4);
+    test_fill<double>(51);
+    test_add<float>();
+    test_add<double>();
+    test_verify<float>();
+    test_verify<double>();
+    test_verify_special<float>();
+    test_verify_special<double>();
+    test_multiply<float>("multiply_f32", MULTIPLY_LARGE_SIDE, 8);
+    test_multiply<float>("multiply_f32_small", MULTIPLY_SMALL_SIDE, 16);
+    test_multiply<double>("multiply_f64", MULTIPLY_SMALL_SIDE, 16);
 }

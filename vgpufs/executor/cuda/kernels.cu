@@ -1,38 +1,14 @@
 /*
- * The project's kernels. nvcc makes device code of this file, the tests' shim a C++ program
- * (tests/cuda/shim.h). Array arguments are 16-byte aligned (cuMemAlloc aligns by 256), counts are
- * in elements, grids may have any size. What each kernel should reach is said as its roofline, the
- * bytes it must move and the operations it must do; an H100 SXM moves 3.35 TB/s and does 67 Tflop/s
- * in f32 and 34 Tflop/s in f64 outside of its tensor cores (NVIDIA H100 data sheet).
+ * Kernels on arrays and matrices. Array arguments are 16-byte aligned (cuMemAlloc aligns by 256),
+ * counts are in elements, grids may have any size. What each kernel should reach is said as its
+ * roofline, the bytes it must move and the operations it must do; an H100 SXM moves 3.35 TB/s and
+ * does 67 Tflop/s in f32 and 34 Tflop/s in f64 outside of its tensor cores (NVIDIA H100 data
+ * sheet).
  */
-#ifdef __CUDACC__
-#define KERNEL(name, threads) extern "C" __global__ void __launch_bounds__(threads) name
-#else
-#include "shim.h"
-#endif
-#define GENERATE_FUNCTION static __device__ __forceinline__
-#include "executor/cuda/kernels.h"
-#include "executor/generate.h"
+#include "executor/cuda/device_code.h"
 
 /* Independent 16-byte accesses of one thread that are in flight together. */
 #define VECTORS_IN_FLIGHT 4
-
-typedef uint64_t u64;
-
-/* 16 bytes of T, as one access. */
-template <typename T> struct alignas(16) vector {
-    T of[16 / sizeof(T)];
-};
-
-static __device__ __forceinline__ u64 thread_number()
-{
-    return (u64)blockIdx.x * blockDim.x + threadIdx.x;
-}
-
-static __device__ __forceinline__ u64 threads_of_grid()
-{
-    return (u64)gridDim.x * blockDim.x;
-}
 
 /* clear: 0 operations; writes `bytes`: 3.35 TB/s at most. */
 KERNEL(clear, ARRAY_THREADS)(unsigned char *to, u64 bytes)

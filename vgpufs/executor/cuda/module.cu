@@ -1,0 +1,2 @@
+/* All kernels, as the one module that an executor loads. */
+#include "executor/cuda/kernels.cu"
