@@ -186,6 +186,8 @@ static void *writer_run(void *argument)
             break;
         struct change **end = state->last;
         state_ticket ticket = state->newest;
+        /* An attempt that began before the close may have met a disk that has room again. */
+        bool last_attempt = state->stopping;
         state->first = NULL;
         state->last = &state->first;
         pthread_mutex_unlock(&state->lock);
@@ -206,7 +208,7 @@ static void *writer_run(void *argument)
             state->first = group;
         }
         pthread_cond_broadcast(&state->written);
-        if (error && state->stopping)
+        if (error && last_attempt)
             break;
         if (error)
             writer_pause(state);

@@ -525,6 +525,28 @@ static void test_nothing_lost(void **unused)
     assert_int_equal(count, COUNT);
 }
 
+/*
+ * An attempt that met the full disk may fail after the close was asked for: there is one more.
+ * The rounds are for the moment at which that happens.
+ */
+static void test_close_after_failure(void **unused)
+{
+    (void)unused;
+    enum { ROUNDS = 100, COUNT = 50 };
+    for (unsigned round = 1; round <= ROUNDS; round++) {
+        unsigned count = 0;
+        open_state();
+        scratch_disk_full(1);
+        for (unsigned vm = 1; vm <= COUNT; vm++)
+            state_put_job_numbers(opened, (round - 1) * COUNT + vm, (round - 1) * COUNT + vm + 1);
+        scratch_disk_full(0);
+        reopen();
+        state_load_vms(opened, check_numbers, &count);
+        assert_int_equal(count, round * COUNT);
+        close_state();
+    }
+}
+
 /* With a disk that never comes back, closing does not hang, and nothing is written by halves. */
 static void test_close_without_disk(void **unused)
 {
@@ -612,6 +634,7 @@ int main(void)
         STATE_TEST(test_unreadable_names),
         STATE_TEST(test_disk_refuses),
         STATE_TEST(test_nothing_lost),
+        STATE_TEST(test_close_after_failure),
         STATE_TEST(test_close_without_disk),
         STATE_TEST(test_stamps_over_a_restart),
     };
