@@ -51,6 +51,9 @@ struct config_pool {
     enum config_order order;
     uint64_t max_wait_ms; /* 0: strict priority */
     uint64_t max_queued, max_run_ms, max_result_bytes;
+    bool scrub;                   /* a job's device memory is cleared */
+    uint64_t device_memory_bytes; /* 0: all that the device has */
+    unsigned mps_percent;         /* 0: as the MPS server says */
 };
 
 /* Which line set which key: private to config.c, kept for the messages of a refused reload. */

@@ -138,6 +138,20 @@ static const struct config_key keys[] = {
     {POOL("max_result", TYPE_BYTES), DEFAULT("1M"), RANGE(KIB, KIB *KIB *KIB),
      OF_POOL(max_result_bytes),
      .help = "How much of a job's output is kept; the rest is cut off (truncated=yes)."},
+    {POOL("scrub", TYPE_CHOICE), DEFAULT("yes"), .choices = "no|yes", .fixed = true, OF_POOL(scrub),
+     .help =
+         "Clear the device memory that a job gets, before and after it, so that no VM sees what "
+         "another's job left there. cuda only."},
+    {POOL("device_memory", TYPE_BYTES), DEFAULT("0"), RANGE(0, 1024 * TIB), .fixed = true,
+     OF_POOL(device_memory_bytes),
+     .help = "How much device memory a job may allocate, in each slot; 0: as much as the device "
+             "has. The context, the kernels and libraries take some hundred MiB beyond that. cuda "
+             "only."},
+    {POOL("mps_percent", TYPE_PERCENT), DEFAULT("0%"), RANGE(0, 100), .fixed = true,
+     OF_POOL(mps_percent),
+     .help =
+         "The share of the device's multiprocessors that each executor may use at a time, where "
+         "NVIDIA's MPS control daemon runs; 0: as that daemon says. cuda only."},
 };
 
 #define KEY_COUNT (sizeof(keys) / sizeof(keys[0]))
@@ -147,8 +161,7 @@ static const struct {
     unsigned section;
     const char *name;
 } unsupported_keys[] = {
-    {SECTION_POOL, "scrub"},       {SECTION_POOL, "device_memory"}, {SECTION_POOL, "mps_percent"},
-    {SECTION_POOL, "own_kernels"}, {SECTION_POOL, "idle_stop"},     {SECTION_POOL, "retry"},
+    {SECTION_POOL, "own_kernels"}, {SECTION_POOL, "idle_stop"}, {SECTION_POOL, "retry"},
     {SECTION_POOL, "data_shared"}, {SECTION_POOL, "sandbox"},
 };
 

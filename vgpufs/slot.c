@@ -25,6 +25,8 @@
 #define MOST_GREETED_US UINT64_C(1000000)
 /* Of one executor in a row: whoever floods must not keep the pool from its timers and slots. */
 #define MOST_READS 16
+/* That an executor is started with, beyond the words of the configuration. */
+#define MOST_OPTIONS 5
 
 const char *slot_state_name(enum slot_state state)
 {
@@ -115,26 +117,6 @@ static void watch(struct slot *slot, int descriptor, uint32_t kind)
     epoll_ctl(slot->pool->epoll, EPOLL_CTL_ADD, descriptor, &event);
 }
 
-/* launch_words is the pool's command line with the options that say which device. */
-static char **launch_words(const struct slot *slot)
-{
-    const struct config_pool *config = &slot->pool->server->config->pools[slot->pool->index];
-    size_t count = 0;
-    while (slot->pool->executor[count])
-        count++;
-    char **words = calloc(count + 3, sizeof(*words));
-    if (!words)
-        return NULL;
-    memcpy(words, slot->pool->executor, count * sizeof(*words));
-    if (asprintf(&words[count], "--backend=%s", config->backend) < 0 ||
-        asprintf(&words[count + 1], "--device=%s", config->device) < 0) {
-        free(words[count]);
-        free(words);
-        return NULL;
-    }
-    return words;
-}
-
 static void launch_words_free(const struct slot *slot, char **words)
 {
     size_t count = 0;
@@ -143,6 +125,43 @@ static void launch_words_free(const struct slot *slot, char **words)
     for (size_t i = count; words && words[i]; i++)
         free(words[i]);
     free(words);
+}
+
+/* add_options: those of the defaults are left out, so that executors that lack them can serve. */
+static int add_options(char **words, const struct config_pool *config)
+{
+    const struct {
+        bool given;
+        const char *name;
+        uint64_t value;
+    } numbers[] = {{config->device_memory_bytes, "device-memory", config->device_memory_bytes},
+                   {config->mps_percent, "mps-percent", config->mps_percent}};
+    if (asprintf(words++, "--backend=%s", config->backend) < 0 ||
+        asprintf(words++, "--device=%s", config->device) < 0 ||
+        (!config->scrub && asprintf(words++, "--scrub=no") < 0))
+        return -1;
+    for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
+        if (numbers[i].given &&
+            asprintf(words++, "--%s=%" PRIu64, numbers[i].name, numbers[i].value) < 0)
+            return -1;
+    return 0;
+}
+
+/* launch_words is the pool's command line with the options that say which device. */
+static char **launch_words(const struct slot *slot)
+{
+    const struct config_pool *config = &slot->pool->server->config->pools[slot->pool->index];
+    size_t count = 0;
+    while (slot->pool->executor[count])
+        count++;
+    char **words = calloc(count + MOST_OPTIONS + 1, sizeof(*words));
+    if (!words)
+        return NULL;
+    memcpy(words, slot->pool->executor, count * sizeof(*words));
+    if (add_options(words + count, config) == 0)
+        return words;
+    launch_words_free(slot, words);
+    return NULL;
 }
 
 /*

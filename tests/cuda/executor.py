@@ -142,9 +142,10 @@ class Account:
         assert text.count("process ") == 1, text
         self.text = text
         self.left = re.search(r"^left (.*)$", text, re.M)[1]
-        self.unclear, self.peak, self.sticky, self.threshold = (
+        self.unclear, self.peak, self.sticky, self.threshold, self.unwiped, self.seen = (
             int(re.search(rf"^{name} (\d+)$", text, re.M)[1])
-            for name in ("unclear", "peak", "sticky", "threshold"))
+            for name in ("unclear", "peak", "sticky", "threshold", "unwiped", "seen"))
+        self.mps = re.search(r"^mps (.*)$", text, re.M)[1]
         self.calls = {name: int(count) for name, count in re.findall(r"^call (\w+) (\d+)$", text, re.M)}
         self.launches = {name: int(count)
                          for name, count in re.findall(r"^launch (\w+) (\d+)$", text, re.M)}

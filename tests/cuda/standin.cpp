@@ -5,9 +5,14 @@
  * name. What it does wrong on request, by environment variables:
  *
  *   STANDIN_FAIL=CALL:N:CODE    the Nth call of CALL fails with CODE; after a sticky code every
- * later call fails with it, as only a new process helps then. CALL may be "launched": the Nth
- * kernel fails when it has run STANDIN_SKIP=N              the Nth launched kernel does nothing:
- * its output is wrong STANDIN_ENDLESS=N           the Nth launched kernel never ends
+ *                               later call fails with it, as only a new process helps then. CALL
+ *                               may be "launched": the Nth kernel fails when it has run
+ *   STANDIN_SKIP=N              the Nth launched kernel does nothing: its output is wrong
+ *   STANDIN_ENDLESS=N           the Nth launched kernel never ends
+ *   STANDIN_LOST=FILE           while that file exists the device is lost: cuInit fails with 100,
+ *                               cuLaunchKernel with 999
+ *   STANDIN_PATTERN=WORD        memory that was given back is handed out again as it is, and how
+ *                               often it then has that 32-bit word is counted
  *   STANDIN_LATE_US=T           every operation of a stream starts that much later
  *   STANDIN_MEMORY=BYTES        how much memory the device has
  *   STANDIN_DEVICES=N           how many devices there are
@@ -16,7 +21,9 @@
  *   STANDIN_MISSING=CALL,CALL   entry points that it does not have
  *   STANDIN_NO_FATBIN=1         it takes PTX alone
  *   STANDIN_ACCOUNT=FILE        at the process's end: how often each call was made, what was left
- *                               behind, and how much memory was given back without being cleared
+ *                               behind, how much memory was given back without being cleared, how
+ *                               many allocations were used without being cleared first, how often
+ *                               the pattern was seen, and the share under MPS
  */
 #include "executor/cuda/api.h"
 #include "kernel_table.h"
@@ -73,9 +80,12 @@ struct standin {
     CUresult fail_code = 0, sticky = 0;
     bool initialised = false, stub = false, no_fatbin = false;
     int devices = 1, driver = KERNELS_DRIVER;
-    size_t memory = (size_t)1 << 30, used = 0, peak = 0, unclear_bytes = 0;
-    std::string missing, account;
+    size_t memory = (size_t)1 << 30, used = 0, peak = 0, unclear_bytes = 0, unwiped = 0, seen = 0;
+    uint32_t pattern = 0;
+    std::string missing, account, lost, mps;
     std::map<CUdeviceptr, size_t> allocations;
+    std::map<CUdeviceptr, long> fresh; /* not used yet, with the launches before */
+    std::multimap<size_t, void *> given_back;
     std::set<void *> host;
     std::set<CUstream> streams;
     std::set<CUevent> events;
@@ -119,6 +129,8 @@ static standin *make()
     s->no_fatbin = number("STANDIN_NO_FATBIN", 0);
     s->missing = std::string(",") + setting("STANDIN_MISSING") + ",";
     s->account = setting("STANDIN_ACCOUNT");
+    s->lost = setting("STANDIN_LOST");
+    s->pattern = (uint32_t)strtoul(setting("STANDIN_PATTERN"), nullptr, 0);
     return s;
 }
 
@@ -147,6 +159,12 @@ static CUresult enter(const char *call)
         return CUDA_ERROR_STUB_LIBRARY;
     if (self.sticky)
         return self.sticky;
+    if (!self.lost.empty() && access(self.lost.c_str(), F_OK) == 0) {
+        if (strcmp(call, "cuInit") == 0)
+            return CUDA_ERROR_NO_DEVICE;
+        if (strcmp(call, "cuLaunchKernel") == 0)
+            return CUDA_ERROR_UNKNOWN;
+    }
     const CUresult result = failure(call, count);
     if (result == CUDA_SUCCESS && !self.initialised && strcmp(call, "cuInit") != 0)
         return CUDA_ERROR_NOT_INITIALIZED;
@@ -301,12 +319,21 @@ static CUresult allocate(CUdeviceptr *address, size_t bytes)
     void *memory = nullptr;
     REQUIRE(bytes > 0, CUDA_ERROR_INVALID_VALUE);
     REQUIRE(bytes <= self.memory - self.used, CUDA_ERROR_OUT_OF_MEMORY);
-    REQUIRE(posix_memalign(&memory, 256, bytes) == 0, CUDA_ERROR_OUT_OF_MEMORY);
-    memset(memory, 0xcd, bytes);
+    const auto old = self.given_back.find(bytes);
+    if (old != self.given_back.end()) {
+        memory = old->second;
+        self.given_back.erase(old);
+        for (size_t i = 0; i + sizeof(uint32_t) <= bytes; i += sizeof(uint32_t))
+            self.seen += memcmp((char *)memory + i, &self.pattern, sizeof(uint32_t)) == 0;
+    } else {
+        REQUIRE(posix_memalign(&memory, 256, bytes) == 0, CUDA_ERROR_OUT_OF_MEMORY);
+        memset(memory, 0xcd, bytes);
+    }
     self.used += bytes;
     self.peak = std::max(self.peak, self.used);
     *address = (CUdeviceptr)memory;
     self.allocations[*address] = bytes;
+    self.fresh[*address] = self.counts["cuLaunchKernel"];
     return CUDA_SUCCESS;
 }
 
@@ -319,9 +346,25 @@ static CUresult release(CUdeviceptr address)
     for (size_t i = 0; i < found->second; i++)
         self.unclear_bytes += bytes[i] != 0;
     self.used -= found->second;
+    self.unwiped += self.fresh.erase(address);
+    if (self.pattern)
+        self.given_back.insert({found->second, (void *)address});
+    else
+        free((void *)address);
     self.allocations.erase(found);
-    free((void *)address);
     return CUDA_SUCCESS;
+}
+
+/* wiped: the first thing done with an allocation is to clear all of it, or it is counted. */
+static void wiped(CUdeviceptr address, size_t bytes)
+{
+    std::lock_guard<std::mutex> guard(self.lock);
+    const auto found = self.fresh.find(address);
+    if (found == self.fresh.end())
+        return;
+    self.unwiped +=
+        bytes != self.allocations[address] || found->second != self.counts["cuLaunchKernel"];
+    self.fresh.erase(found);
 }
 
 static bool inside(CUdeviceptr address, size_t bytes)
@@ -392,6 +435,7 @@ static CUresult cuMemFreeHost(void *memory)
 static CUresult cuMemcpyHtoDAsync(CUdeviceptr to, const void *from, size_t bytes, CUstream stream)
 {
     ENTER();
+    wiped(to, 0);
     REQUIRE(inside(to, bytes), CUDA_ERROR_INVALID_VALUE);
     return enqueue(stream, [=] {
         memcpy((void *)to, from, bytes);
@@ -413,6 +457,8 @@ static CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t byte
 {
     ENTER();
     REQUIRE(inside(to, bytes), CUDA_ERROR_INVALID_VALUE);
+    if (value == 0)
+        wiped(to, bytes);
     return enqueue(stream, [=] {
         memset((void *)to, value, bytes);
         return CUDA_SUCCESS;
@@ -534,6 +580,7 @@ static CUresult cuInit(unsigned)
 {
     ENTER();
     const std::string wanted = setting("CUDA_VISIBLE_DEVICES");
+    self.mps = setting("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE");
     for (int i = 0; i < self.devices && !self.initialised; i++)
         if (wanted.empty() || ("GPU-" + uuid_text(i)).compare(0, wanted.size(), wanted) == 0 ||
             ("MIG-" + uuid_text(i)).compare(0, wanted.size(), wanted) == 0)
@@ -689,6 +736,7 @@ __attribute__((destructor)) static void write_account()
             self.events.size(), self.modules.size(), self.context.retained);
     fprintf(file, "unclear %zu\npeak %zu\nthreshold %llu\n", self.unclear_bytes, self.peak,
             (unsigned long long)self.pool.threshold);
+    fprintf(file, "unwiped %zu\nseen %zu\nmps %s\n", self.unwiped, self.seen, self.mps.c_str());
     for (const auto &each : self.counts)
         fprintf(file, "call %s %ld\n", each.first.c_str(), each.second);
     for (const auto &each : self.launches)

@@ -4,6 +4,7 @@ import array
 import os
 import random
 import signal
+import struct
 import subprocess
 import tempfile
 import time
@@ -297,6 +298,60 @@ def test_a_jobs_memory_is_cleared():
             cuda.done("MATRIX_MUL", vm=4, m=40, n=40, k=40)
             account = clean(cuda)
             assert account.peak > 100000 * len(secret)
+
+
+@pytest.mark.parametrize("scrub", ["yes", "no"])
+def test_a_planted_pattern(scrub):
+    """What one VM plants, another's job finds where clearing was switched off, and only there: the
+    stand-in hands memory out again as it was given back."""
+    pattern = struct.unpack("<I", struct.pack("<f", 1.5))[0]
+    planted = file_of("f", [1.5] * 100000)
+    with Executor("--backend=cuda", f"--scrub={scrub}", pattern=pattern) as cuda:
+        cuda.done("VECTOR_ADD", vm=3, files={"a": planted, "b": planted})
+        cuda.done("VECTOR_ADD", vm=4, files={"a": planted, "b": planted})
+        assert cuda.end() == 0
+        account = cuda.account()
+        assert account.left == LEFT_NOTHING
+        assert (account.seen == 0, account.unclear == 0, account.unwiped == 0) == \
+            (scrub == "yes",) * 3, account.text
+
+
+def test_without_clearing_the_output_is_the_same(cpu):
+    """No kernel relies on memory that was cleared: the stand-in's is full of nonsense."""
+    with Executor("--backend=cuda", "--scrub=no") as cuda:
+        for command, arguments in JOBS:
+            assert cuda.done(command, **arguments).answer == cpu.done(command, **arguments).answer
+
+
+def test_the_pools_device_memory():
+    """It is the limit of all that a job has at one time."""
+    wanted = 3 * 64 * 64 * 4
+    for limit, status in ((wanted - 1, "failed"), (wanted, "done")):
+        with Executor("--backend=cuda", f"--device-memory={limit}") as cuda:
+            for _ in range(2):
+                result = cuda.run("MATRIX_MUL", m=64, n=64, k=64)
+                assert result.status == status, result.error
+                assert ("device_memory" in result.error) == (status == "failed")
+                # A job that is small enough runs, after one that was not too.
+                cuda.done("MATRIX_MUL", m=32, n=32, k=32)
+            assert f"job_memory_bytes={limit}\n" in cuda.done("DEVICE_INFO").output
+            account = clean(cuda)
+            assert account.peak <= limit and account.threshold <= limit
+
+
+@pytest.mark.parametrize("percent", ["", "25"])
+def test_the_share_under_mps(percent):
+    options = [f"--mps-percent={percent}"] if percent else []
+    with Executor("--backend=cuda", *options) as cuda:
+        assert clean(cuda).mps == percent
+
+
+@pytest.mark.parametrize("option", ["--scrub=maybe", "--device-memory=0", "--device-memory=1G",
+                                    "--mps-percent=101", "--mps-percent=0", "--mps-percent="])
+def test_a_wrong_option(option):
+    done = subprocess.run([EXECUTOR, option], capture_output=True, text=True, timeout=30 * FACTOR)
+    assert done.returncode == 2
+    assert done.stderr.startswith("vgpu-executor: " + option) and done.stderr.count("\n") == 1
 
 
 def test_cleared_after_a_failure_too():

@@ -93,6 +93,9 @@ static void test_defaults(void **state)
         assert_int_equal(pool->max_queued, 10000);
         assert_int_equal(pool->max_run_ms, 60000);
         assert_int_equal(pool->max_result_bytes, 1 << 20);
+        assert_true(pool->scrub);
+        assert_int_equal(pool->device_memory_bytes, 0);
+        assert_int_equal(pool->mps_percent, 0);
     }
     config_destroy(config);
     config_destroy(NULL);
@@ -139,7 +142,8 @@ static void test_every_key(void **state)
                                   "max_wait = 90\n"
                                   "max_queued = 5\n"
                                   "max_run = 1h\n"
-                                  "max_result = 64K\n");
+                                  "max_result = 64K\nscrub = no\ndevice_memory = 2G\n"
+                                  "mps_percent = 25%\n");
     assert_string_equal(config->mountpoint, "/a");
     assert_string_equal(config->state_dir, "/b");
     assert_int_equal(config->durability, DURABILITY_GROUP);
@@ -183,6 +187,9 @@ static void test_every_key(void **state)
     assert_int_equal(pool->max_queued, 5);
     assert_int_equal(pool->max_run_ms, 3600 * 1000);
     assert_int_equal(pool->max_result_bytes, 64 << 10);
+    assert_false(pool->scrub);
+    assert_true(pool->device_memory_bytes == UINT64_C(2) << 30);
+    assert_int_equal(pool->mps_percent, 25);
     assert_int_equal(config_find_pool(config, "D"), -1);
     config_destroy(config);
 }
@@ -330,8 +337,8 @@ static void test_mistakes(void **state)
          "t.conf:2: unknown key 'uid' in [defaults]: it belongs in [vm N]"},
         {"[vm 2]\nuid_base = 1\n",
          "t.conf:2: unknown key 'uid_base' in [vm 2]: it belongs in [defaults]"},
-        {"[pool A]\nscrub = yes\n",
-         "t.conf:2: key 'scrub' is not supported by this version: remove it"},
+        {"[pool A]\nretry = 1\n",
+         "t.conf:2: key 'retry' is not supported by this version: remove it"},
         {"[vgpufs]\n[nfs]\nhold = 20s\n",
          "t.conf:2: section [nfs] is not supported by this version: remove it and its keys"},
         {"[workload X]\n", "t.conf:1: section [workload X] is not supported by this version: "
@@ -465,8 +472,8 @@ static void test_mistakes(void **state)
 static void test_every_unsupported_key(void **state)
 {
     (void)state;
-    static const char *const names[] = {"scrub",     "device_memory", "mps_percent", "own_kernels",
-                                        "idle_stop", "retry",         "data_shared", "sandbox"};
+    static const char *const names[] = {"own_kernels", "idle_stop", "retry", "data_shared",
+                                        "sandbox"};
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         char content[64], message[128];
         snprintf(content, sizeof(content), "[pool A]\n%s = 1\n", names[i]);
@@ -715,6 +722,9 @@ static void test_lists(void **state)
         "max_wait",
         "max_run",
         "max_result",
+        "scrub",
+        "device_memory",
+        "mps_percent",
     };
     char *help = NULL, *mdoc = NULL;
     size_t size;

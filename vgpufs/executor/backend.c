@@ -11,12 +11,12 @@ const struct backend *const backends[] = {
 };
 const size_t backend_count = sizeof(backends) / sizeof(backends[0]);
 
-static const struct backend *open_named(const char *name, const char *device, char *error,
-                                        size_t size)
+static const struct backend *open_named(const char *name, const struct backend_options *options,
+                                        char *error, size_t size)
 {
     for (size_t i = 0; i < backend_count; i++)
         if (strcmp(backends[i]->name, name) == 0)
-            return backends[i]->open(device, error, size) == 0 ? backends[i] : NULL;
+            return backends[i]->open(options, error, size) == 0 ? backends[i] : NULL;
     snprintf(error, size,
              "there is no backend %s: choose --backend=auto, --backend=cuda or --backend=cpu",
              name);
@@ -24,11 +24,12 @@ static const struct backend *open_named(const char *name, const char *device, ch
 }
 
 /* open_auto says once why a better backend was passed over. */
-static const struct backend *open_auto(const char *device, char *error, size_t size)
+static const struct backend *open_auto(const struct backend_options *options, char *error,
+                                       size_t size)
 {
     char passed[512] = "";
     for (size_t i = 0; i < backend_count; i++) {
-        if (backends[i]->open(device, error, size) == 0) {
+        if (backends[i]->open(options, error, size) == 0) {
             if (passed[0])
                 log_info("backend auto takes %s, not %s", backends[i]->name, passed);
             return backends[i];
@@ -41,8 +42,9 @@ static const struct backend *open_auto(const char *device, char *error, size_t s
     return NULL;
 }
 
-const struct backend *backend_open(const char *name, const char *device, char *error, size_t size)
+const struct backend *backend_open(const char *name, const struct backend_options *options,
+                                   char *error, size_t size)
 {
-    return strcmp(name, "auto") == 0 ? open_auto(device, error, size)
-                                     : open_named(name, device, error, size);
+    return strcmp(name, "auto") == 0 ? open_auto(options, error, size)
+                                     : open_named(name, options, error, size);
 }

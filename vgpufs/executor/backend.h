@@ -11,10 +11,19 @@
 
 #include <stdio.h>
 
+/* What an executor was started with. */
+struct backend_options {
+    const char *device; /* number or uuid; NULL: the first */
+    /* Of the cuda backend alone. */
+    bool keep_memory;          /* the device memory of jobs is not cleared */
+    uint64_t job_memory_bytes; /* the most device memory that a job may have; 0: all */
+    unsigned mps_percent;      /* of the device's multiprocessors, under MPS; 0: as MPS says */
+};
+
 struct backend {
     const char *name;
-    /* open takes the device (NULL: the first). 0, or -1 and `error` says in words why not. */
-    int (*open)(const char *device, char *error, size_t size);
+    /* open takes the device. 0, or -1 and `error` says in words why not. */
+    int (*open)(const struct backend_options *options, char *error, size_t size);
     void (*close)(void);
     /* device_name is what a person calls the open device. */
     const char *(*device_name)(void);
@@ -35,6 +44,7 @@ extern const size_t backend_count;
  * backend_open opens the backend of that name, or for "auto" the first that finds
  * its device. NULL, and `error` says in words why not.
  */
-const struct backend *backend_open(const char *name, const char *device, char *error, size_t size);
+const struct backend *backend_open(const char *name, const struct backend_options *options,
+                                   char *error, size_t size);
 
 #endif

@@ -28,8 +28,9 @@ static void cpu_find_name(void)
     fclose(file);
 }
 
-static int cpu_open(const char *device, char *error, size_t size)
+static int cpu_open(const struct backend_options *options, char *error, size_t size)
 {
+    const char *device = options->device;
     if (device && strcmp(device, "0") != 0) {
         snprintf(error, size, "the cpu backend has no device %s: it has device 0 alone", device);
         return -1;

@@ -6,9 +6,9 @@
 
 #ifdef KERNELS_IMAGE
 
-static int cuda_open(const char *which, char *error, size_t size)
+static int cuda_open(const struct backend_options *options, char *error, size_t size)
 {
-    return device_open(which, error, size);
+    return device_open(options, error, size);
 }
 
 static void cuda_list(FILE *out)
@@ -38,9 +38,9 @@ static void cuda_list(FILE *out)
     "this build has no backend cuda: nvcc was not found when it was built: install the CUDA "      \
     "toolkit and build again, or choose --backend=cpu"
 
-static int cuda_open(const char *which, char *error, size_t size)
+static int cuda_open(const struct backend_options *options, char *error, size_t size)
 {
-    (void)which;
+    (void)options;
     snprintf(error, size, "%s", LEFT_OUT);
     return -1;
 }

@@ -28,6 +28,7 @@ static struct {
         size_t bytes;
     } allocations[DEVICE_MAX_ALLOCATIONS];
     size_t allocation_count;
+    uint64_t allocated_bytes;
     char broken[JOB_ERROR_SIZE]; /* why; "" if not */
 } state;
 
@@ -59,10 +60,26 @@ const char *device_broken(void)
     return state.broken[0] ? state.broken : NULL;
 }
 
+static int clear(struct job *job, CUdeviceptr address, uint64_t bytes)
+{
+    struct device_lane *lane = &device.lanes[0];
+    if (driver.cuMemsetD8Async)
+        return CHECK(job, cuMemsetD8Async, (address, 0, bytes, lane->stream));
+    void *arguments[] = {&address, &bytes};
+    return device_launch_array(job, lane, KERNEL_clear, bytes / 16, arguments);
+}
+
 int device_allocate(struct job *job, size_t bytes, CUdeviceptr *address)
 {
     if (state.allocation_count == DEVICE_MAX_ALLOCATIONS)
         abort(); /* a mistake in the workload */
+    if (bytes > device.job_memory_bytes - state.allocated_bytes) {
+        job_fail(job,
+                 "the pool's device_memory of %" PRIu64 " MiB does not do for this job: take a "
+                 "smaller one",
+                 device.job_memory_bytes >> 20);
+        return -1;
+    }
     CUstream stream = device.lanes[0].stream;
     CUresult result = device.pooled ? driver.cuMemAllocAsync(address, bytes, stream)
                                     : driver.cuMemAlloc(address, bytes);
@@ -75,8 +92,13 @@ int device_allocate(struct job *job, size_t bytes, CUdeviceptr *address)
         return -1;
     state.allocations[state.allocation_count].address = *address;
     state.allocations[state.allocation_count++].bytes = bytes;
-    /* The memory is there in the order of its stream; the other lane is to have it too. */
-    return device.pooled ? CHECK(job, cuStreamSynchronize, (stream)) : 0;
+    state.allocated_bytes += bytes;
+    /* An executor that was killed, or another program, may have left something in it. */
+    if (device.scrubbed && clear(job, *address, bytes) < 0)
+        return -1;
+    /* The memory is there, and clear, in the order of its stream; the other lane is to have it too.
+     */
+    return device.pooled || device.scrubbed ? CHECK(job, cuStreamSynchronize, (stream)) : 0;
 }
 
 int device_copy_in(struct job *job, struct device_lane *lane, CUdeviceptr to, const void *from,
@@ -204,27 +226,19 @@ int device_store(struct job *job, void *to, CUdeviceptr from, uint64_t bytes)
     return 0;
 }
 
-static int clear(struct job *job, CUdeviceptr address, uint64_t bytes)
-{
-    struct device_lane *lane = &device.lanes[0];
-    if (driver.cuMemsetD8Async)
-        return CHECK(job, cuMemsetD8Async, (address, 0, bytes, lane->stream));
-    void *arguments[] = {&address, &bytes};
-    return device_launch_array(job, lane, KERNEL_clear, bytes / 16, arguments);
-}
-
 static int take_back(struct job *job)
 {
     for (size_t i = 0; i < DEVICE_LANES; i++)
         if (device.lanes[i].stream && CHECK(job, cuStreamSynchronize, (device.lanes[i].stream)) < 0)
             return -1;
     CUstream stream = device.lanes[0].stream;
-    for (size_t i = 0; i < state.allocation_count; i++)
+    for (size_t i = 0; device.scrubbed && i < state.allocation_count; i++)
         if (clear(job, state.allocations[i].address, state.allocations[i].bytes) < 0)
             return -1;
     /* Only what is known to be clear is given back. */
     if (state.allocation_count > 0 && CHECK(job, cuStreamSynchronize, (stream)) < 0)
         return -1;
+    state.allocated_bytes = 0;
     while (state.allocation_count > 0) {
         CUdeviceptr address = state.allocations[--state.allocation_count].address;
         if (device.pooled ? CHECK(job, cuMemFreeAsync, (address, stream)) < 0
@@ -372,7 +386,8 @@ static int load_module(struct job *probe)
 static void raise_pool(void)
 {
     CUmemoryPool pool;
-    uint64_t keeps = POOL_KEEPS_BYTES;
+    uint64_t keeps =
+        device.job_memory_bytes < POOL_KEEPS_BYTES ? device.job_memory_bytes : POOL_KEEPS_BYTES;
     if (driver.cuDeviceGetDefaultMemPool && driver.cuMemPoolSetAttribute &&
         driver.cuDeviceGetDefaultMemPool(&pool, device.handle) == CUDA_SUCCESS &&
         driver.cuMemPoolSetAttribute(pool, CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, &keeps) ==
@@ -446,13 +461,27 @@ static int make_context(struct job *probe)
     return CHECK(probe, cuCtxSetCurrent, (context));
 }
 
-int device_open(const char *which, char *error, size_t size)
+/* set_environment: the driver reads it in cuInit. */
+static void set_environment(const struct backend_options *options)
+{
+    char percent[16];
+    if (is_uuid(options->device))
+        setenv("CUDA_VISIBLE_DEVICES", options->device, 1);
+    /* "Multi-Process Service", section 5.3: CUDA_MPS_ACTIVE_THREAD_PERCENTAGE. */
+    snprintf(percent, sizeof(percent), "%u", options->mps_percent);
+    if (options->mps_percent)
+        setenv("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", percent, 1);
+}
+
+int device_open(const struct backend_options *options, char *error, size_t size)
 {
     struct job probe = {0};
-    if (is_uuid(which))
-        setenv("CUDA_VISIBLE_DEVICES", which, 1);
+    const char *which = options->device;
+    set_environment(options);
     if (driver_load(error, size) < 0)
         return -1;
+    device.scrubbed = !options->keep_memory;
+    device.job_memory_bytes = options->job_memory_bytes ? options->job_memory_bytes : UINT64_MAX;
     device.pinned = driver.cuMemHostAlloc && driver.cuMemFreeHost;
     device.timed = driver.cuEventCreate && driver.cuEventRecord && driver.cuEventElapsedTime &&
                    driver.cuEventDestroy;

@@ -12,6 +12,7 @@
 #define VGPUFS_EXECUTOR_CUDA_DEVICE_H
 
 #include "api.h"
+#include "executor/backend.h"
 #include "executor/job.h"
 #include "kernels.h"
 
@@ -42,12 +43,14 @@ struct device {
     int major, minor; /* compute capability */
     unsigned multiprocessors;
     size_t memory_bytes;
+    uint64_t job_memory_bytes;  /* the most that a job may have; UINT64_MAX: all */
+    bool scrubbed;              /* a job's memory is cleared */
     bool pooled, pinned, timed; /* optional parts of the driver in use */
     struct device_lane lanes[DEVICE_LANES];
 };
 
 /* device_open takes an index, GPU-uuid or MIG-uuid (NULL: the first), and tries the device. */
-int device_open(const char *which, char *error, size_t size);
+int device_open(const struct backend_options *options, char *error, size_t size);
 void device_close(void);
 /* device_broken says why no further job can run in this process, or NULL. */
 const char *device_broken(void);
@@ -82,8 +85,9 @@ int device_load(struct job *job, CUdeviceptr to, const void *from, uint64_t byte
 int device_store(struct job *job, void *to, CUdeviceptr from, uint64_t bytes);
 
 /*
- * device_end_job waits for the lanes, clears what the job had on the device, and gives it back:
- * the next job, of another VM perhaps, can get the same memory. 0, or -1 and device_broken.
+ * device_end_job waits for the lanes, clears what the job had on the device unless that was not
+ * wanted, and gives it back: the next job, of another VM perhaps, can get the same memory. 0, or -1
+ * and device_broken.
  */
 int device_end_job(struct job *job);
 

@@ -68,6 +68,8 @@ static enum job_status device_info_cuda(struct job *job)
     job_printf(job, "compute_capability=%d.%d\n", device.major, device.minor);
     job_printf(job, "multiprocessors=%u\n", device.multiprocessors);
     job_printf(job, "memory_bytes=%zu\n", device.memory_bytes);
+    print_reading(job, "job_memory_bytes",
+                  device.job_memory_bytes == UINT64_MAX ? -1 : (int64_t)device.job_memory_bytes);
     print_reading(job, "memory_free_bytes", known ? (int64_t)available : -1);
     print_reading(job, "memory_used_bytes", reading.memory_used_bytes);
     print_reading(job, "temperature_c", reading.temperature_c);
