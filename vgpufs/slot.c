@@ -6,6 +6,7 @@
 #include "pool.h"
 #include "process.h"
 #include "server.h"
+#include "slot_command.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -19,14 +20,19 @@
 
 #define HELLO_US        UINT64_C(60000000) /* ssh and srun take their time */
 #define CANCEL_GRACE_US UINT64_C(500000)
+#define PROBE_US        UINT64_C(30000000)
 #define KNOW_WHY_US     UINT64_C(100000) /* how long a job waits for its executor's exit status */
 #define FIRST_DELAY_US  UINT64_C(100000)
 #define MOST_DELAY_US   UINT64_C(30000000)
 #define MOST_GREETED_US UINT64_C(1000000)
 /* Of one executor in a row: whoever floods must not keep the pool from its timers and slots. */
 #define MOST_READS 16
-/* That an executor is started with, beyond the words of the configuration. */
-#define MOST_OPTIONS 5
+/* What a probe runs: it allocates, copies, computes and checks. */
+#define PROBE_COMMAND "SANITY"
+#define PROBE_MIB     1
+/* So many failed starts, or losses without a job done in between, make a probe necessary. */
+#define DOUBT_STARTS 2
+#define DOUBT_LOSSES 3
 
 const char *slot_state_name(enum slot_state state)
 {
@@ -83,6 +89,41 @@ void slot_end(struct slot *slot, enum job_state state, const char *error, struct
         slot->state = SLOT_IDLE;
 }
 
+/*
+ * slot_count_failure counts an executor that did not start, was lost, or failed its probe, and says
+ * what that means for the next one.
+ */
+static void slot_count_failure(struct slot *slot)
+{
+    bool served = slot->state == SLOT_IDLE || slot->state == SLOT_BUSY;
+    slot->probe = 0;
+    slot->failures++;
+    if (slot->doubted && !slot->failing && !slot->pool->quitting) {
+        slot->failing = true;
+        log_warning("executor %s is failing: no job is sent to it until it passes a probe, which "
+                    "is tried again and again",
+                    slot->name);
+    }
+    if (slot->failures >= (served ? DOUBT_LOSSES : DOUBT_STARTS))
+        slot->doubted = true;
+}
+
+/* slot_accept: the executor gets jobs from now on. */
+static void slot_accept(struct slot *slot)
+{
+    if (slot->failing) {
+        log_warning("executor %s has passed its probe: it serves again", slot->name);
+        slot->failures = 0;
+    }
+    slot->doubted = slot->failing = false;
+    slot->probe = 0;
+    slot->state = SLOT_IDLE;
+    slot->due_us = UINT64_MAX;
+    slot->failure[0] = '\0';
+    slot->answered = true;
+    pthread_cond_broadcast(&slot->pool->slots_changed);
+}
+
 /* slot_lose gives the process up: kill it and wait for it. Its job stays until the reason is known.
  */
 static void slot_lose(struct slot *slot)
@@ -91,10 +132,10 @@ static void slot_lose(struct slot *slot)
     for (int left = MOST_READS; left && link_read_errors(&slot->link, slot->name) > 0; left--)
         continue;
     link_close(&slot->link); /* closing takes both out of the epoll set */
+    slot_count_failure(slot);
     slot->state = SLOT_DYING;
     slot->waits = 0;
     slot->lost_us = slot->due_us = clock_now_us();
-    slot->failures++;
 }
 
 /* slot_fail ends the job, if there is one, with that error and gives the process up. */
@@ -115,53 +156,6 @@ static void watch(struct slot *slot, int descriptor, uint32_t kind)
 {
     struct epoll_event event = {.events = EPOLLIN, .data.u64 = (uint64_t)slot->index << 2 | kind};
     epoll_ctl(slot->pool->epoll, EPOLL_CTL_ADD, descriptor, &event);
-}
-
-static void launch_words_free(const struct slot *slot, char **words)
-{
-    size_t count = 0;
-    while (slot->pool->executor[count])
-        count++;
-    for (size_t i = count; words && words[i]; i++)
-        free(words[i]);
-    free(words);
-}
-
-/* add_options: those of the defaults are left out, so that executors that lack them can serve. */
-static int add_options(char **words, const struct config_pool *config)
-{
-    const struct {
-        bool given;
-        const char *name;
-        uint64_t value;
-    } numbers[] = {{config->device_memory_bytes, "device-memory", config->device_memory_bytes},
-                   {config->mps_percent, "mps-percent", config->mps_percent}};
-    if (asprintf(words++, "--backend=%s", config->backend) < 0 ||
-        asprintf(words++, "--device=%s", config->device) < 0 ||
-        (!config->scrub && asprintf(words++, "--scrub=no") < 0))
-        return -1;
-    for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
-        if (numbers[i].given &&
-            asprintf(words++, "--%s=%" PRIu64, numbers[i].name, numbers[i].value) < 0)
-            return -1;
-    return 0;
-}
-
-/* launch_words is the pool's command line with the options that say which device. */
-static char **launch_words(const struct slot *slot)
-{
-    const struct config_pool *config = &slot->pool->server->config->pools[slot->pool->index];
-    size_t count = 0;
-    while (slot->pool->executor[count])
-        count++;
-    char **words = calloc(count + MOST_OPTIONS + 1, sizeof(*words));
-    if (!words)
-        return NULL;
-    memcpy(words, slot->pool->executor, count * sizeof(*words));
-    if (add_options(words + count, config) == 0)
-        return words;
-    launch_words_free(slot, words);
-    return NULL;
 }
 
 /*
@@ -188,15 +182,15 @@ void slot_launch(struct slot *slot)
 {
     struct pool *pool = slot->pool;
     int connection = -1, errors = -1;
-    char **words = launch_words(slot);
+    char **words = slot_command(slot);
     pid_t pid = words ? spawner_start(pool->server->spawner, words, &connection, &errors) : -1;
     int error = errno;
-    launch_words_free(slot, words);
+    slot_command_free(slot, words);
     pthread_mutex_lock(&pool->lock);
     if (pid < 0) {
         char text[256];
         snprintf(text, sizeof(text), "cannot start '%s': %s", pool->executor[0], strerror(error));
-        slot->failures++;
+        slot_count_failure(slot);
         slot_note_failure(slot, text);
         slot->due_us = clock_now_us() + restart_delay_us(slot->failures + 1, false);
     } else {
@@ -227,12 +221,42 @@ static bool is_backend(const char *name)
     return *name && strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789_-") == strlen(name);
 }
 
+/* has_workload looks into the hello's list. */
+static bool has_workload(const struct frame *frame, const char *name)
+{
+    const char *list = frame_get(frame, "workloads");
+    size_t size = strlen(name);
+    for (; list; list = strchr(list, ',')) {
+        list += *list == ',';
+        if (strncmp(list, name, size) == 0 && (list[size] == ',' || !list[size]))
+            return true;
+    }
+    return false;
+}
+
+static int slot_send_probe(struct slot *slot)
+{
+    struct text frame = {0};
+    slot->probe = ++slot->pool->last_attempt;
+    slot->due_us = clock_now_us() + PROBE_US;
+    struct frame_builder builder = frame_begin(&frame, FRAME_JOB, slot->probe);
+    frame_field(&builder, "command", "%s", PROBE_COMMAND);
+    frame_field(&builder, "vm", "%d", 0);
+    frame_field(&builder, "job", "%d", 0);
+    frame_field(&builder, "max_result", "%d", 4096);
+    frame_field(&builder, "arg.mib", "%d", PROBE_MIB);
+    frame_end(&builder, NULL, 0);
+    int sent = link_send(&slot->link, &frame, NULL, 0);
+    text_finish(&frame);
+    return sent;
+}
+
 static const char *take_hello(struct slot *slot, const struct frame *frame)
 {
     const char *protocol = frame_get(frame, "protocol");
     const char *descriptors = frame_get(frame, "descriptors");
     uint64_t version;
-    if (slot->state != SLOT_STARTING)
+    if (slot->state != SLOT_STARTING || slot->probe)
         return "it said hello twice";
     if (!protocol || number_parse(protocol, FRAME_PROTOCOL, FRAME_PROTOCOL, &version) < 0)
         return "it speaks another version of the protocol: install the same version of vgpufs "
@@ -245,13 +269,31 @@ static const char *take_hello(struct slot *slot, const struct frame *frame)
         strspn(slot->reported_pid, "0123456789-") != strlen(slot->reported_pid))
         return "its hello has a malformed backend or pid";
     slot->descriptors = descriptors && strcmp(descriptors, "yes") == 0;
-    slot->state = SLOT_IDLE;
     slot->greeted = true;
-    slot->due_us = UINT64_MAX;
-    slot->failure[0] = '\0';
-    slot->answered = true;
-    pthread_cond_broadcast(&slot->pool->slots_changed);
     log_info("executor %s: backend=%s pid=%d", slot->name, slot->backend, slot->pid);
+    if (!slot->doubted || !has_workload(frame, PROBE_COMMAND))
+        slot_accept(slot);
+    else if (slot_send_probe(slot) < 0)
+        return "it does not read its probe";
+    return NULL;
+}
+
+/* take_probe judges what the executor says of its probe; returns what is wrong, or NULL. */
+static const char *take_probe(struct slot *slot, const struct frame *frame)
+{
+    const char *status = frame_get(frame, "status"), *error = frame_get(frame, "error");
+    struct text text = {0};
+    if (frame->type != FRAME_DONE)
+        return NULL;
+    if (status && strcmp(status, "done") == 0 && !frame_get(frame, "leaving")) {
+        slot_accept(slot);
+        return NULL;
+    }
+    text_puts(&text, "its probe failed: ");
+    text_escape(&text, error ? error : "-", error ? strlen(error) : 1, sizeof(slot->failure) - 40);
+    slot_note_failure(slot, text.failed ? "its probe failed" : text.data);
+    text_finish(&text);
+    slot_lose(slot);
     return NULL;
 }
 
@@ -266,7 +308,6 @@ static const char *take_refusal(struct slot *slot, const struct frame *frame)
     text_finish(&text);
     slot_lose(slot);
     slot->greeted = false;
-    slot->failures = 16; /* asking again soon would not help */
     return NULL;
 }
 
@@ -317,11 +358,17 @@ static const char *take_done(struct slot *slot, const struct frame *frame, struc
         copy_field(ending->backend, sizeof(ending->backend), frame, "backend");
         copy_field(ending->device, sizeof(ending->device), frame, "device");
     }
-    slot->failures = 0;
     slot->link.error_lines_left = 20;
+    if (!frame_get(frame, "leaving")) {
+        slot->failures = 0;
+        return NULL;
+    }
     /* It ends now: the next job is for the one after it. */
-    if (frame_get(frame, "leaving"))
-        slot_lose(slot);
+    const char *fault = frame_get(frame, "fault");
+    ending->outcome.crashed = fault && strcmp(fault, "sticky") == 0;
+    slot_lose(slot);
+    if (fault && strcmp(fault, "device") == 0)
+        slot->doubted = true;
     return NULL;
 }
 
@@ -332,6 +379,8 @@ static const char *slot_take(struct slot *slot, const struct frame *frame, struc
         return take_hello(slot, frame);
     if (frame->type == FRAME_REFUSE)
         return take_refusal(slot, frame);
+    if (slot->probe && frame->attempt == slot->probe)
+        return take_probe(slot, frame);
     /* A late word about an earlier attempt is dropped. */
     if (slot->state != SLOT_BUSY || slot->run.preparing || frame->attempt != slot->run.attempt)
         return NULL;
@@ -436,8 +485,9 @@ static bool slot_reap(struct slot *slot, uint64_t now_us, struct ending *ending)
     slot->pid = 0;
     slot->state = SLOT_DOWN;
     slot->pool->counters.executor_restarts += !slot->pool->quitting;
-    slot->due_us = slot->pool->quitting ? UINT64_MAX
-                                        : now_us + restart_delay_us(slot->failures, slot->greeted);
+    slot->due_us = slot->pool->quitting
+                       ? UINT64_MAX
+                       : now_us + restart_delay_us(slot->failures, slot->greeted && !slot->failing);
     return true;
 }
 
@@ -465,7 +515,10 @@ bool slot_tick(struct slot *slot, uint64_t now_us, struct ending *ending)
         break;
     case SLOT_STARTING:
         if (now_us >= slot->due_us)
-            slot_fail(slot, JOB_FAILED, "the executor did not say hello in time", ending);
+            slot_fail(slot, JOB_FAILED,
+                      slot->probe ? "the executor did not end its probe in time"
+                                  : "the executor did not say hello in time",
+                      ending);
         break;
     case SLOT_IDLE:
     case SLOT_DOWN:

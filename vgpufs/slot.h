@@ -2,6 +2,9 @@
  * A pool's slot: one executor process at a time, and the job it runs. The
  * pool's lock guards it, but for `run` while run.preparing is set: then it is
  * its starter's.
+ *
+ * An executor that follows a device in doubt, failed starts or losses in a row gets a probe first:
+ * a job of the daemon's own. Only a probe that fails makes the slot failing, never a VM's job.
  */
 #ifndef VGPUFS_SLOT_H
 #define VGPUFS_SLOT_H
@@ -17,7 +20,7 @@ struct pool;
 
 enum slot_state {
     SLOT_DOWN,     /* no process; one is started at `due_us` */
-    SLOT_STARTING, /* no hello yet; given up at `due_us` */
+    SLOT_STARTING, /* no hello yet, or a probe runs; given up at `due_us` */
     SLOT_IDLE,
     SLOT_BUSY,
     SLOT_DYING, /* killed or gone; waited for again at `due_us` */
@@ -35,6 +38,9 @@ struct slot {
     char reported_pid[24];
     bool greeted;      /* this process has said hello */
     bool descriptors;  /* it takes data files as descriptors */
+    bool doubted;      /* the next executor must pass a probe before it gets jobs */
+    bool failing;      /* the last probe failed; none has passed since */
+    uint64_t probe;    /* the attempt of the probe that runs; 0: none does */
     bool answered;     /* since the daemon's start it has said hello or failed */
     unsigned failures; /* in a row, without a job done in between */
     unsigned waits;    /* for the dead process so far */

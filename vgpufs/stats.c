@@ -13,11 +13,24 @@ static void take_slot(const struct slot *slot, struct slot_stats *stats)
 {
     bool greeted = slot->state == SLOT_IDLE || slot->state == SLOT_BUSY;
     strcpy(stats->name, slot->name);
-    stats->state = slot->state;
+    stats->state = slot->failing ? "failing" : slot_state_name(slot->state);
+    stats->up = greeted;
     strcpy(stats->backend, greeted ? slot->backend : "-");
     strcpy(stats->device, greeted ? slot->device : "");
     strcpy(stats->host, greeted ? slot->host : "-");
     strcpy(stats->pid, greeted ? slot->reported_pid : "-");
+}
+
+/* pool_state: one slot that serves is enough to run. */
+static const char *pool_state(const struct pool *pool)
+{
+    unsigned failing = 0;
+    for (unsigned i = 0; i < pool->slot_count; i++)
+        failing += pool->slots[i].failing;
+    return pool->held                    ? "held"
+           : pool->stopping              ? "stopping"
+           : failing == pool->slot_count ? "failing"
+                                         : "running";
 }
 
 static int take_pool(struct pool *pool, struct pool_stats *stats)
@@ -27,7 +40,7 @@ static int take_pool(struct pool *pool, struct pool_stats *stats)
         return -1;
     pthread_mutex_lock(&pool->lock);
     stats->name = pool->name;
-    stats->state = pool->held ? "held" : pool->stopping ? "stopping" : "running";
+    stats->state = pool_state(pool);
     stats->order = pool->queue.order;
     for (unsigned level = 0; level < QUEUE_PRIORITIES; level++)
         stats->queued[level] = pool->queue.levels[level].count;
@@ -162,8 +175,8 @@ static void render_word(struct text *text, const char *word)
 
 static void render_slot(const struct slot_stats *slot, struct text *text)
 {
-    text_printf(text, "slot %s state=%s backend=%s device=", slot->name,
-                slot_state_name(slot->state), slot->backend);
+    text_printf(text, "slot %s state=%s backend=%s device=", slot->name, slot->state,
+                slot->backend);
     if (slot->device[0])
         text_quote(text, slot->device);
     else

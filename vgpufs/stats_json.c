@@ -46,7 +46,7 @@ static json_t *slot_json(const struct slot_stats *slot)
 {
     json_t *object = json_object();
     set_string(object, "name", slot->name);
-    set_string(object, "state", slot_state_name(slot->state));
+    set_string(object, "state", slot->state);
     set_string_or_null(object, "backend", slot->backend);
     set_string_or_null(object, "device", slot->device);
     set_string_or_null(object, "host", slot->host);

@@ -58,6 +58,7 @@ POOL_VALUE(pool_running_now, pool->running)
 POOL_VALUE(pool_oldest_wait, (double)pool->oldest_wait_ms / 1000)
 POOL_VALUE(pool_device, (double)pool->counters.device_us / 1e6)
 POOL_VALUE(pool_restarts, pool->counters.executor_restarts)
+POOL_VALUE(pool_failing, strcmp(pool->state, "failing") == 0)
 VM_VALUE(vm_queued, vm->queued)
 VM_VALUE(vm_running, vm->running)
 VM_VALUE(vm_submitted, vm->counters.submitted)
@@ -74,6 +75,7 @@ static const struct pool_metric pool_metrics[] = {
     {"vgpufs_pool_device_seconds_total", "counter", "Time in which jobs had a slot.", pool_device},
     {"vgpufs_pool_executor_restarts_total", "counter", "Executors that had to be replaced.",
      pool_restarts},
+    {"vgpufs_pool_failing", "gauge", "1 while no executor passes its probe.", pool_failing},
 };
 
 static const struct vm_metric vm_metrics[] = {
@@ -166,11 +168,10 @@ static void render_slots(const struct stats_snapshot *snapshot, struct text *tex
     for (size_t i = 0; i < snapshot->pool_count; i++)
         for (size_t j = 0; j < snapshot->pools[i].slot_count; j++) {
             const struct slot_stats *slot = &snapshot->pools[i].slots[j];
-            bool up = slot->state == SLOT_IDLE || slot->state == SLOT_BUSY;
             text_printf(text, "vgpufs_slot_up{pool=\"%s\",slot=\"%zu\",backend=\"%s\",device=\"",
                         snapshot->pools[i].name, j, slot->backend);
             label_value(text, slot->device);
-            text_printf(text, "\"} %d\n", up);
+            text_printf(text, "\"} %d\n", slot->up);
         }
 }
 

@@ -12,7 +12,8 @@
 
 struct slot_stats {
     char name[48], backend[16], device[256], host[256], pid[24];
-    enum slot_state state;
+    const char *state; /* in words */
+    bool up;
 };
 
 struct pool_stats {

@@ -3,7 +3,8 @@
 
 It greets as vgpufs-executor(7) says (unless MODE is about that), does every job well but SLEEP,
 and with SLEEP does what MODE names. With MARKER, a file's path, the first start makes that file and
-greets well: the fault begins when it is started again.
+greets well: the fault begins when it is started again. Modes that begin with "probed" do the
+daemon's probe, SANITY, and say so on standard error; it fails while there is a file MARKER.bad.
 """
 import os
 import signal
@@ -51,6 +52,8 @@ def hello(**changes):
     fields = {"protocol": 1, "version": "0", "backend": "cpu", "device": "fault injection",
               "host": "localhost", "pid": os.getpid(), "descriptors": "no",
               "workloads": "NOP,SLEEP,DEVICE_INFO,VECTOR_ADD,MATRIX_MUL"}
+    if sys.argv[1].startswith("probed"):
+        fields["workloads"] += ",SANITY"
     fields.update(changes)
     send(HELLO, 0, fields)
 
@@ -190,6 +193,37 @@ def greedy(attempt):
     well(attempt)
 
 
+def probed_crash(attempt):
+    crash(attempt)
+
+
+def probed_device(attempt):
+    """The device is lost, and the process cannot go on."""
+    send(DONE, attempt, {"status": "failed", "error": "device lost", "fault": "device",
+                         "leaving": "yes"})
+    os._exit(1)
+
+
+def probed_sticky(attempt):
+    send(DONE, attempt, {"status": "failed", "error": "illegal address", "fault": "sticky",
+                         "leaving": "yes"})
+    os._exit(1)
+
+
+def probe(attempt):
+    bad = sys.argv[2] + ".bad"
+    if not os.path.exists(bad):
+        os.write(2, b"the probe passes\n")
+        return well(attempt)
+    os.write(2, b"the probe fails\n")
+    how = open(bad).read()
+    if how == "hang":
+        hang(attempt)
+    if how == "crash":
+        crash(attempt)
+    send(DONE, attempt, {"status": "failed", "error": "wrong numbers"})
+
+
 # --- what goes wrong with the greeting -----------------------------------------------------------
 
 def no_hello():
@@ -223,7 +257,7 @@ GREETINGS = {function.__name__: function for function in (
 JOBS = {function.__name__: function for function in (
     crash, segfault, leave, close, hang, garbage, noisy_garbage, huge, partial, unended_fields,
     unknown_type, wrong_direction, bad_status, late_answer, deaf, twice, flood, endless_flood, evil_error,
-    evil_output, evil_progress, evil_log, greedy)}
+    evil_output, evil_progress, evil_log, greedy, probed_crash, probed_device, probed_sticky)}
 
 
 def first_start():
@@ -244,7 +278,9 @@ def main():
     (hello if first_start() else GREETINGS.get(mode, hello))()
     while True:
         kind, attempt, fields = receive()
-        if kind == JOB:
+        if kind == JOB and fields["command"] == "SANITY":
+            probe(attempt)
+        elif kind == JOB:
             (JOBS.get(mode, well) if fields["command"].split()[0] == "SLEEP" else well)(attempt)
 
 

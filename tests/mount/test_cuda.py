@@ -52,6 +52,44 @@ def test_a_sticky_error_costs_one_job(vgpufs):
     assert (stats["pool A"]["executor_restarts"], stats["pool B"]["executor_restarts"]) == ("1", "0")
 
 
+@pytest.mark.parametrize("backend", ["cuda", "auto"])
+def test_a_device_that_is_lost(vgpufs, tmp_path, backend):
+    """The pool fails, and does not go on with the machine's processors; its jobs wait until the
+    device is back."""
+    lost = tmp_path / "lost"
+    settings = config(lost=lost)
+    settings["pool A"]["backend"] = backend
+    daemon = vgpufs(settings)
+    vm, other = daemon.vm(3), daemon.vm(4)
+    assert vm.run(PROBE).header["status"] == "done"
+    lost.touch()
+    failed = vm.run(PROBE).header
+    assert failed["status"] == "failed" and "999" in failed["error"], failed
+    wait_until(lambda: daemon.stats()["pool A"]["state"] == "failing", what="the pool is failing")
+    vm.submit(PROBE + " tag=waits")
+    assert other.run("B:1:4:" + PROBE).header["status"] == "done"
+    assert vm.job_status("waits")["state"] == "queued"
+    lost.unlink()
+    header = vm.job_result("waits").header
+    assert (header["status"], header["backend"]) == ("done", "cuda")
+    assert daemon.stats()["pool A"]["state"] == "running"
+    assert vm.status()["vm 3"]["crashes"] == "0"
+    assert daemon.stats()["pool B"]["executor_restarts"] == "0"
+
+
+def test_what_the_configuration_says_of_the_device(vgpufs):
+    settings = config()
+    settings["pool A"].update(device_memory="1M", mps_percent="30%", scrub="no")
+    daemon = vgpufs(settings)
+    vm = daemon.vm(3)
+    failed = vm.run("MATRIX_MUL m=512 n=512 k=512").header
+    assert failed["status"] == "failed" and "device_memory of 1 MiB" in failed["error"]
+    assert vm.run("MATRIX_MUL m=64 n=64 k=64").header["status"] == "done"
+    with open(f"/proc/{daemon.executor_pid('A.0')}/cmdline") as file:
+        options = file.read().split("\0")
+    assert {"--device-memory=1048576", "--mps-percent=30", "--scrub=no"} <= set(options)
+
+
 def test_a_kernel_that_never_ends(vgpufs):
     daemon = vgpufs(config(endless=2))
     vm = daemon.vm(3)

@@ -1,5 +1,6 @@
 """Executors that die, hang, lie or speak nonsense: that job fails, the next runs, the other pool
 notices nothing."""
+import json
 import os
 import re
 import signal
@@ -7,8 +8,8 @@ import time
 
 import pytest
 
-from harness import (FACTOR, HERE, Background, StartError, alive, children_of, descendants_of,
-                     mounted, process_fields, wait_until)
+from harness import (EXECUTOR, FACTOR, HERE, Background, StartError, alive, children_of,
+                     descendants_of, mounted, process_fields, read_file, wait_until)
 
 EVIL_LINE = b"[ENQUEUE] FORGED"
 
@@ -301,7 +302,7 @@ def test_an_executor_that_serves_no_longer(vgpufs, mode, words, tmp_path):
     assert vm.run("B:1:3:NOP").header["status"] == "done"
     os.kill(daemon.executor_pid("B.0"), signal.SIGKILL)
     daemon.wait_log(words)
-    wait_until(lambda: slot(daemon)["state"] not in ("idle", "busy"), what="the slot is down")
+    wait_until(lambda: daemon.stats()["pool B"]["state"] == "failing", what="the pool is failing")
     vm.submit("B:1:3:NOP tag=waits deadline=2")
     assert daemon.vm(4).run("NOP").header["status"] == "done"
     assert vm.job_result("waits").header["status"] == "timeout"
@@ -326,6 +327,89 @@ def test_an_evil_hello(vgpufs):
     assert header["device"].startswith('evil"')
     assert slot(daemon)["device"].startswith('evil"')
     assert_clean_log(daemon)
+
+
+# --- devices in doubt ----------------------------------------------------------------------------
+
+def pool_state(daemon, pool="B"):
+    return daemon.stats()[f"pool {pool}"]["state"]
+
+
+def document_of(daemon, pool="B"):
+    return next(each for each in json.loads(read_file(daemon.path("stats.json")))["pools"]
+                if each["name"] == pool)
+
+
+@pytest.mark.parametrize("how", ["fail", "crash"])
+def test_a_lost_device(vgpufs, tmp_path, how):
+    """Its job fails; the pool is failing from the first failed probe on to the first that passes.
+    What is submitted meanwhile waits. Nobody is blamed, and the other pool runs."""
+    bad = tmp_path / "marker.bad"
+    daemon = vgpufs(faulty("probed_device", tmp_path / "marker"))
+    vm = daemon.vm(3)
+    assert vm.run("B:1:3:NOP").header["status"] == "done"
+    assert "the probe" not in daemon.log(), "who starts well is not probed"
+    bad.write_text(how)
+    failed = vm.run("B:1:3:SLEEP ms=1").header
+    assert (failed["status"], failed["error"]) == ("failed", "device lost")
+    wait_until(lambda: pool_state(daemon) == "failing", what="the pool is failing")
+    wait_until(lambda: slot(daemon)["state"] == "failing", what="its slot is")
+    assert document_of(daemon)["state"] == "failing"
+    assert 'vgpufs_pool_failing{pool="B"} 1\n' in read_file(daemon.path("metrics")).decode()
+    vm.submit("B:1:3:NOP tag=waits")
+    assert daemon.vm(4).run("NOP").header["status"] == "done"
+    assert pool_state(daemon, "A") == "running"
+    wait_until(lambda: daemon.log().count("the probe fails") >= 3, what="it is probed again")
+    assert vm.job_status("waits")["state"] == "queued"
+    bad.unlink()
+    assert vm.job_result("waits").header["status"] == "done"
+    assert pool_state(daemon) == "running"
+    assert 'vgpufs_pool_failing{pool="B"} 0\n' in read_file(daemon.path("metrics")).decode()
+    assert vm.status()["vm 3"]["crashes"] == "0"
+    assert daemon.log().count("is failing") == daemon.log().count("it serves again") == 1
+
+
+def test_a_probe_that_passes_changes_nothing(vgpufs, tmp_path):
+    daemon = vgpufs(faulty("probed_device", tmp_path / "marker"))
+    vm = daemon.vm(3)
+    assert vm.run("B:1:3:SLEEP ms=1").header["status"] == "failed"
+    assert vm.run("B:1:3:NOP").header["status"] == "done"
+    assert daemon.log().count("the probe passes") == 1
+    assert "is failing" not in daemon.log()
+
+
+@pytest.mark.parametrize("mode", ["probed_crash", "probed_sticky"])
+def test_crashing_jobs_do_not_make_a_pool_fail(vgpufs, tmp_path, mode):
+    """However many in a row: what comes between them are probes, and these pass."""
+    config = faulty(mode, tmp_path / "marker")
+    config["defaults"] = {"max_crashes": "0"}
+    daemon = vgpufs(config)
+    vm, other = daemon.vm(3), daemon.vm(4)
+    for i in range(8):
+        assert vm.run("B:1:3:SLEEP ms=1").header["status"] == "failed"
+        assert pool_state(daemon) == "running"
+        wait_until(lambda: vm.status()["vm 3"]["crashes"] == str(i + 1), what="it is counted")
+    assert other.run("B:1:4:NOP").header["status"] == "done"
+    assert daemon.log().count("the probe passes") >= 5
+    assert "is failing" not in daemon.log()
+
+
+def test_an_executor_that_serves_again(vgpufs, tmp_path):
+    """Starts that fail make the pool failing, and one that does not takes it back."""
+    program = tmp_path / "executor"
+    config = {"pool B": {"executor": str(program)}}
+    program.symlink_to(EXECUTOR)
+    daemon = vgpufs(config)
+    vm = daemon.vm(3)
+    assert vm.run("B:1:3:NOP").header["status"] == "done"
+    program.unlink()
+    os.kill(daemon.executor_pid("B.0"), signal.SIGKILL)
+    wait_until(lambda: pool_state(daemon) == "failing", what="the pool is failing")
+    vm.submit("B:1:3:NOP tag=waits")
+    assert daemon.vm(4).run("NOP").header["status"] == "done"
+    program.symlink_to(EXECUTOR)
+    assert vm.job_result("waits").header["status"] == "done"
+    assert pool_state(daemon) == "running"
 
 
 # --- VMs that crash executors --------------------------------------------------------------------

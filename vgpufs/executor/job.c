@@ -333,6 +333,8 @@ void job_answer(struct job *job, enum job_status status, bool leaving)
     frame_field(&builder, "status", "%s", names[status]);
     if (status == JOB_FAILED)
         frame_field(&builder, "error", "%s", job->error[0] ? job->error : "failed");
+    if (status == JOB_FAILED && job->fault)
+        frame_field(&builder, "fault", "%s", job->fault);
     if (leaving)
         frame_field(&builder, "leaving", "yes");
     if (job->backend) {

@@ -37,6 +37,7 @@ struct job {
     struct text frames; /* being built */
     char error[JOB_ERROR_SIZE];
     const char *backend, *device; /* what it ran on, if not on the executor's own; else NULL */
+    const char *fault;            /* what an error of the device's driver means; NULL: none was */
     bool stopped;                 /* cancelled, or the daemon is gone */
     uint64_t start_ns, next_progress_ns, next_poll_ns;
     uint64_t compute_ns, copy_ns; /* for the workload to add to; job_read and job_write do */

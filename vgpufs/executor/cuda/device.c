@@ -50,6 +50,7 @@ static int check(struct job *job, CUresult result, const char *call)
     if ((fault == DRIVER_FAULT_STICKY || fault == DRIVER_FAULT_DEVICE) && !state.broken[0])
         snprintf(state.broken, sizeof(state.broken), "%s", error);
     job_fail(job, "%s", error);
+    job->fault = driver_fault_name(fault);
     return -1;
 }
 

@@ -101,6 +101,17 @@ static enum driver_fault fault_of(CUresult result)
     return DRIVER_FAULT_JOB;
 }
 
+const char *driver_fault_name(enum driver_fault fault)
+{
+    static const char *const names[] = {
+        [DRIVER_FAULT_JOB] = "job",
+        [DRIVER_FAULT_RETRYABLE] = "retryable",
+        [DRIVER_FAULT_STICKY] = "sticky",
+        [DRIVER_FAULT_DEVICE] = "device",
+    };
+    return names[fault];
+}
+
 enum driver_fault driver_explain(CUresult result, const char *call, char *error, size_t size)
 {
     static const char *const consequences[] = {

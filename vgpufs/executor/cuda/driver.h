@@ -19,6 +19,9 @@ enum driver_fault {
     DRIVER_FAULT_DEVICE,    /* the device itself is in doubt: a new process must probe it */
 };
 
+/* driver_fault_name is the word of vgpufs-executor(7) for it. */
+const char *driver_fault_name(enum driver_fault fault);
+
 struct driver {
 #define DRIVER_CALL(name, exported, parameters) name##_type *name;
     FOR_EACH_NEEDED_CALL(DRIVER_CALL)
