@@ -170,7 +170,7 @@ static void config_build_pools(struct config_parser *parser, struct config *conf
 static void config_build_globals(struct config_parser *parser, struct config *config,
                                  bool plain_user)
 {
-    static const enum config_section_kind kinds[] = {SECTION_VGPUFS, SECTION_DEFAULTS};
+    static const enum config_section_kind kinds[] = {SECTION_VGPUFS, SECTION_NFS, SECTION_DEFAULTS};
     defaults_apply(parser, config, OBJECT_CONFIG, config);
     if (plain_user)
         config->uid_base = 0;
@@ -471,7 +471,7 @@ refuse(const struct config *new, unsigned line, struct text *error, const char *
 static unsigned key_line(const struct config *config, const struct config_key *key,
                          const char *pool)
 {
-    static const enum config_section_kind kinds[] = {SECTION_VGPUFS, SECTION_DEFAULTS,
+    static const enum config_section_kind kinds[] = {SECTION_VGPUFS, SECTION_NFS, SECTION_DEFAULTS,
                                                      SECTION_POOL};
     for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
         if (!(key->sections & kinds[i]))

@@ -69,6 +69,7 @@ struct config {
     enum log_level log_level;
     bool log_jobs;
     mode_t stats_mode;
+    uint64_t nfs_hold_ms, nfs_threads, nfs_waiting_per_vm;
     uint64_t uid_base;
     struct config_pool *pools; /* A, B, then those that the file adds, in its order */
     size_t pool_count;

@@ -19,6 +19,9 @@
 #define DEFAULT(value)   .default_value = value
 #define RANGE(low, high) .min = low, .max = high
 
+#define NFS(key, key_type)                                                                         \
+    .name = key, .sections = SECTION_NFS, .object = OBJECT_CONFIG, .type = key_type
+
 #define FIELD(type, member) .offset = offsetof(type, member), .size = sizeof(((type *)0)->member)
 #define OF_CONFIG(member)   FIELD(struct config, member)
 #define OF_VM(member)       FIELD(struct config_vm, member)
@@ -55,6 +58,18 @@ static const struct config_key keys[] = {
      .help = "Log each job's way through the queue: at most 100 lines a second, then a count."},
     {VGPUFS("stats_mode", TYPE_MODE), DEFAULT("0444"), OF_CONFIG(stats_mode),
      .help = "The mode of stats, stats.json and metrics."},
+
+    {NFS("hold", TYPE_DURATION), DEFAULT("20s"), RANGE(100, 10 * 60 * SECOND),
+     OF_CONFIG(nfs_hold_ms),
+     .help = "How long a request of an NFS server may wait for a job before the guest's kernel is "
+             "told to ask again."},
+    {NFS("threads", TYPE_COUNT), DEFAULT("32"), RANGE(1, 65536), OF_CONFIG(nfs_threads),
+     .help = "How many threads the NFS server has. At most half as many requests wait for jobs, so "
+             "that the others are answered meanwhile."},
+    {NFS("waiting_per_vm", TYPE_COUNT), DEFAULT("4"), RANGE(1, 65536),
+     OF_CONFIG(nfs_waiting_per_vm),
+     .help = "How many requests of one VM may wait for jobs at the same time; fewer while many VMs "
+             "wait."},
 
     {.name = "uid_base",
      .sections = SECTION_DEFAULTS,
@@ -165,7 +180,7 @@ static const struct {
     {SECTION_POOL, "data_shared"}, {SECTION_POOL, "sandbox"},
 };
 
-static const char *const unsupported_sections[] = {"nfs", "workload"};
+static const char *const unsupported_sections[] = {"workload"};
 
 const struct config_key *config_key_next(const struct config_key *key)
 {
@@ -206,6 +221,8 @@ const char *config_section_title(enum config_section_kind kind)
         return "[defaults]";
     case SECTION_VM:
         return "[vm N]";
+    case SECTION_NFS:
+        return "[nfs]";
     case SECTION_POOL:
         break;
     }

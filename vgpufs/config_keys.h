@@ -18,6 +18,7 @@ enum config_section_kind {
     SECTION_DEFAULTS = 2,
     SECTION_VM = 4,
     SECTION_POOL = 8,
+    SECTION_NFS = 16,
 };
 
 /* What a key sets: the struct that `offset` counts from. */

@@ -4,11 +4,9 @@ static const struct {
     unsigned sections;
     const char *title;
 } groups[] = {
-    {SECTION_VGPUFS, "[vgpufs]"},
-    {SECTION_DEFAULTS, "[defaults] only"},
-    {SECTION_DEFAULTS | SECTION_VM, "[defaults], [vm N]"},
-    {SECTION_VM, "[vm N] only"},
-    {SECTION_POOL, "[pool NAME]"},
+    {SECTION_VGPUFS, "[vgpufs]"},          {SECTION_NFS, "[nfs]"},
+    {SECTION_DEFAULTS, "[defaults] only"}, {SECTION_DEFAULTS | SECTION_VM, "[defaults], [vm N]"},
+    {SECTION_VM, "[vm N] only"},           {SECTION_POOL, "[pool NAME]"},
 };
 
 static const char *key_default(const struct config_key *key)

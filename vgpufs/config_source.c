@@ -103,6 +103,7 @@ static const struct {
     const char *word;
     enum config_section_kind kind;
 } headings[] = {{"vgpufs", SECTION_VGPUFS},
+                {"nfs", SECTION_NFS},
                 {"defaults", SECTION_DEFAULTS},
                 {"vm", SECTION_VM},
                 {"pool", SECTION_POOL}};
@@ -132,7 +133,8 @@ static void heading_unknown(struct config_parser *parser, const char *heading, c
     else
         config_fail_at(
             parser, parser->line,
-            "unknown section [%s]: there are [vgpufs], [defaults], [vm N] and [pool NAME]", title);
+            "unknown section [%s]: there are [vgpufs], [nfs], [defaults], [vm N] and [pool NAME]",
+            title);
     text_finish(&quoted);
 }
 
@@ -146,6 +148,7 @@ static int section_name(struct config_parser *parser, struct config_section *sec
     int result = -1;
     switch (section->kind) {
     case SECTION_VGPUFS:
+    case SECTION_NFS:
     case SECTION_DEFAULTS:
         if (!*name)
             return 0;
@@ -314,8 +317,8 @@ static char *parser_read_line(char *buffer, int size, void *stream)
 /* key_elsewhere returns in which section a key belongs that this one does not have, or NULL. */
 static const char *key_elsewhere(const char *name)
 {
-    static const enum config_section_kind kinds[] = {SECTION_VGPUFS, SECTION_DEFAULTS, SECTION_VM,
-                                                     SECTION_POOL};
+    static const enum config_section_kind kinds[] = {SECTION_VGPUFS, SECTION_NFS, SECTION_DEFAULTS,
+                                                     SECTION_VM, SECTION_POOL};
     for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
         if (config_key_find(kinds[i], name))
             return config_section_title(kinds[i]);

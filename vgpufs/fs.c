@@ -1,7 +1,10 @@
 #include "fs.h"
 
+#include "caller.h"
+#include "clock.h"
 #include "common/log.h"
 #include "fs_handle.h"
+#include "nfs_wait.h"
 #include "nodes.h"
 #include "server.h"
 #include "vm.h"
@@ -57,11 +60,20 @@ static bool inside_for(fuse_req_t request, fuse_ino_t ino, struct node *node)
     return false;
 }
 
+/*
+ * from_nfs: is it an NFS server's request? Finding out costs, so it is asked only where the answer
+ * matters: where reading waits, and where bytes become lines.
+ */
+static bool from_nfs(fuse_req_t request)
+{
+    return callers_find(server_of(request)->callers, fuse_req_ctx(request)->pid, clock_now_us()) !=
+           CALLER_LOCAL;
+}
+
 /* attr_timeout: only what never changes may be remembered by the kernel. */
 static double attr_timeout(const struct node *node)
 {
-    enum node_kind kind = node->type->kind;
-    return kind == NODE_ROOT || kind == NODE_VM ? LONG_TIMEOUT : 0;
+    return node->type->kind == NODE_ROOT ? LONG_TIMEOUT : 0;
 }
 
 static double entry_timeout(const struct node *node)
@@ -129,7 +141,10 @@ static void fs_getattr(fuse_req_t request, fuse_ino_t ino, struct fuse_file_info
     (void)info;
     if (!node_for(request, ino, &node))
         return;
-    reply_attr(request, &node);
+    if (node.type->content == CONTENT_RESULT && from_nfs(request))
+        nfs_wait_getattr(request, &node);
+    else
+        reply_attr(request, &node);
     node_release(&node);
 }
 
@@ -321,7 +336,7 @@ static void fs_create(fuse_req_t request, fuse_ino_t parent, const char *name, m
     if (error == EEXIST && !(info->flags & O_EXCL))
         error = file_create(&directory, name, false, &node);
     if (!error) {
-        error = handle_open(&node, info);
+        error = handle_open(&node, info, false); /* a data file: nobody waits for it */
         if (error)
             node_release(&node);
         if (error && made) /* an open that fails leaves nothing behind */
@@ -358,12 +373,24 @@ static void fs_symlink(fuse_req_t request, const char *target, fuse_ino_t parent
 
 /* Open files. */
 
+/* open_matters: does it matter for what is opened who opens it? */
+static bool open_matters(const struct node *node)
+{
+    return node->vm && node->type->content != CONTENT_BYTES;
+}
+
 static void fs_open(fuse_req_t request, fuse_ino_t ino, struct fuse_file_info *info)
 {
     struct node node;
     if (!inside_for(request, ino, &node))
         return;
-    int error = handle_open(&node, info);
+    bool nfs = open_matters(&node) && from_nfs(request);
+    if (nfs && node.type->content == CONTENT_RESULT) {
+        nfs_wait_open(request, &node, info);
+        node_release(&node);
+        return;
+    }
+    int error = handle_open(&node, info, nfs);
     if (error)
         fuse_reply_err(request, error);
     else if (fuse_reply_open(request, info) < 0)

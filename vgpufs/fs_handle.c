@@ -1,6 +1,7 @@
 #include "fs_handle.h"
 
 #include "data.h"
+#include "nfs_wait.h"
 #include "parked.h"
 #include "server.h"
 #include "vm.h"
@@ -15,6 +16,7 @@
 struct handle {
     struct node node;               /* its references are the handle's */
     struct handle *previous, *next; /* all that are open; handles_lock guards them */
+    bool nfs;                       /* an NFS server's */
     union {
         struct {                   /* CONTENT_TEXT */
             struct blob *snapshot; /* what reads return; NULL: not opened for reading */
@@ -103,7 +105,7 @@ static int content_open(struct handle *handle, int flags)
     case CONTENT_BYTES:
         return bytes_open(handle, flags);
     case CONTENT_DIRECTORY:
-        return node_list(&handle->node, &handle->listing) < 0 ? ENOSPC : 0;
+        return node_list(&handle->node, handle->nfs, &handle->listing) < 0 ? ENOSPC : 0;
     }
     return 0;
 }
@@ -134,12 +136,18 @@ static void content_close(struct handle *handle)
     }
 }
 
-int handle_open(const struct node *node, struct fuse_file_info *info)
+const struct node *handle_node(const struct handle *handle)
+{
+    return &handle->node;
+}
+
+int handle_open(const struct node *node, struct fuse_file_info *info, bool nfs)
 {
     int error = mode_error(node, info->flags);
     struct handle *handle = error ? NULL : calloc(1, sizeof(*handle));
     if (!handle)
         return error ? error : ENOSPC;
+    handle->nfs = nfs;
     /* The handle has references of its own. */
     error = node_resolve(node->server, node_self_ino(node), &handle->node);
     if (error) {
@@ -233,12 +241,12 @@ static void bytes_read(struct handle *handle, fuse_req_t request, size_t size, u
     fuse_reply_data(request, &buffer, FUSE_BUF_SPLICE_MOVE);
 }
 
-/* note_read tells the VM which job's result was read. The newest entry may be none of a job. */
-static void note_read(const struct node *node, const struct blob *content)
+void handle_note_read(const struct node *node, const struct blob *content)
 {
     struct vm *vm = node->vm;
     uint64_t number = 0;
     pthread_mutex_lock(&vm->lock);
+    /* The newest entry may be none of a job. */
     const struct job *job = node->job ? node->job : vm->newest.job;
     if (job && job->result == content && !job->read)
         number = job->number;
@@ -260,7 +268,7 @@ static void result_read(struct handle *handle, fuse_req_t request, size_t size, 
     if (!content) {
         pthread_mutex_lock(&vm->lock);
         content = vm_result_now(vm, handle->node.job, &pending);
-        int failed = pending ? parked_add(vm, pending, own, request, offset, size) : 0;
+        int failed = pending ? parked_add_read(vm, pending, own, request, offset, size) : 0;
         pthread_mutex_unlock(&vm->lock);
         bool parked = pending && !failed;
         job_unref(pending);
@@ -277,7 +285,7 @@ static void result_read(struct handle *handle, fuse_req_t request, size_t size, 
     }
     size_t start = part_of(content, offset, &size);
     if (start + size == content->size)
-        note_read(&handle->node, content);
+        handle_note_read(&handle->node, content);
     /* Once it is answered, the reader may close, and the handle be gone. */
     fuse_reply_buf(request, content->data + start, size);
     blob_unref(content);
@@ -290,7 +298,10 @@ void handle_read(struct handle *handle, fuse_req_t request, size_t size, uint64_
         bytes_read(handle, request, size, offset);
         break;
     case CONTENT_RESULT:
-        result_read(handle, request, size, offset);
+        if (handle->nfs)
+            nfs_wait_read(request, handle, size, offset);
+        else
+            result_read(handle, request, size, offset);
         break;
     case CONTENT_TEXT:
         text_read(handle, request, size, offset);

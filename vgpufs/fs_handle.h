@@ -9,14 +9,18 @@
 
 #define FUSE_USE_VERSION 312
 
+#include "blob.h"
 #include "nodes.h"
 
 #include <fuse3/fuse_lowlevel.h>
 
 struct handle;
 
-/* handle_open makes the handle of the node's file and keeps it in info->fh: 0 or an errno. */
-int handle_open(const struct node *node, struct fuse_file_info *info);
+/*
+ * handle_open makes the handle of the node's file and keeps it in info->fh: 0 or an errno. `nfs`:
+ * it is an NFS server's, and so is all that is done with it.
+ */
+int handle_open(const struct node *node, struct fuse_file_info *info, bool nfs);
 struct handle *handle_of(const struct fuse_file_info *info);
 void handle_close(struct handle *handle);
 
@@ -25,6 +29,10 @@ void handle_close(struct handle *handle);
 void handles_wait_readers(unsigned ms);
 /* handles_finish frees all that are open, when no request can come any more. */
 void handles_finish(void);
+/* handle_node is what the handle has open; its references are the handle's. */
+const struct node *handle_node(const struct handle *handle);
+/* handle_note_read tells the VM that a result was read to its end. */
+void handle_note_read(const struct node *node, const struct blob *content);
 /* handle_listing: of an open directory. */
 const struct node_listing *handle_listing(const struct handle *handle);
 

@@ -45,6 +45,7 @@ void job_unref(struct job *job)
     if (!job || atomic_fetch_sub_explicit(&job->references, 1, memory_order_acq_rel) > 1)
         return;
     blob_unref(job->result);
+    blob_unref(job->told);
     free(job->line);
     free(job);
 }

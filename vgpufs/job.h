@@ -59,6 +59,7 @@ struct job {
     struct timespec changed;
     struct blob *result;      /* header and output, set with the terminal state; of a rejected line
                                * while JOB_NEW */
+    struct blob *told;        /* what an NFS server was told that `result` holds; NULL: nothing */
     struct parked *waiters;   /* requests to answer at the end */
     struct watcher *watchers; /* open files in poll(2), to be notified at the end */
     char *line; /* the accepted bytes, with their newline if they had one; NULL while JOB_NEW */

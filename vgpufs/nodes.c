@@ -340,14 +340,19 @@ int node_access(const struct node *node, uid_t uid)
     return uid == 0 || uid == owner || node->type->public ? 0 : EACCES;
 }
 
-/* result_size is what a read would return at once; 0 while it would have to wait. */
+/*
+ * result_size is what a read would return at once; 0 while it would have to wait. But while an NFS
+ * server may still read what it was told of before, it stays that: reads through the page cache end
+ * where the kernel believes that the file does.
+ */
 static off_t result_size(const struct node *node)
 {
     struct job *pending;
     pthread_mutex_lock(&node->vm->lock);
     struct blob *content = vm_result_now(node->vm, node->job, &pending);
+    const struct blob *told = node->job ? node->job->told : node->vm->told;
+    off_t size = content ? (off_t)content->size : told ? (off_t)told->size : 0;
     pthread_mutex_unlock(&node->vm->lock);
-    off_t size = content ? (off_t)content->size : 0;
     blob_unref(content);
     job_unref(pending);
     return size;
@@ -367,16 +372,14 @@ static struct timespec node_changed(const struct node *node)
     pthread_mutex_lock(&node->vm->lock);
     changed = node->job                       ? node->job->changed
               : node->type->kind == NODE_JOBS ? node->vm->jobs_changed
-              : node->type->kind == NODE_VM   ? node->server->started
                                               : node->vm->changed;
     pthread_mutex_unlock(&node->vm->lock);
     return changed;
 }
 
-/* stat_fill leaves the size out if it is none of the asker's business: making it costs. */
-static void stat_fill(const struct node *node, bool with_size, struct stat *stat)
+/* stat_base leaves out size and times. */
+static void stat_base(const struct node *node, struct stat *stat)
 {
-    struct text text = {0};
     *stat = (struct stat){
         .st_ino = node_self_ino(node),
         .st_mode = node_mode(node),
@@ -387,6 +390,13 @@ static void stat_fill(const struct node *node, bool with_size, struct stat *stat
     };
     if (stat->st_uid != node->server->root_uid)
         stat->st_gid = stat->st_uid; /* each VM's user has a group of its own number */
+}
+
+/* stat_fill leaves the size out if it is none of the asker's business: making it costs. */
+static void stat_fill(const struct node *node, bool with_size, struct stat *stat)
+{
+    struct text text = {0};
+    stat_base(node, stat);
     if (node->file) {
         data_stat(node->file, stat);
         return;
@@ -411,6 +421,14 @@ void node_stat(const struct node *node, struct stat *stat)
 void node_stat_for(const struct node *node, uid_t uid, struct stat *stat)
 {
     stat_fill(node, node_access(node, uid) == 0, stat);
+}
+
+void node_stat_as(const struct node *node, off_t size, const struct timespec *changed,
+                  struct stat *stat)
+{
+    stat_base(node, stat);
+    stat->st_size = size;
+    stat->st_atim = stat->st_mtim = stat->st_ctim = *changed;
 }
 
 /* Listing. Offsets: 1 and 2 for the dots, then kinds, then what has a number. */
@@ -482,7 +500,18 @@ static int entry_compare(const void *a, const void *b)
     return x->offset < y->offset ? -1 : x->offset > y->offset;
 }
 
-int node_list(const struct node *directory, struct node_listing *listing)
+/* result_is_pending: would reading the result of that directory have to wait? */
+static bool result_is_pending(const struct node *directory)
+{
+    struct job *pending = NULL;
+    pthread_mutex_lock(&directory->vm->lock);
+    blob_unref(vm_result_now(directory->vm, directory->job, &pending));
+    pthread_mutex_unlock(&directory->vm->lock);
+    job_unref(pending);
+    return pending != NULL;
+}
+
+int node_list(const struct node *directory, bool nfs, struct node_listing *listing)
 {
     enum node_kind own = directory->type->kind;
     struct lister lister = {.listing = listing, .vm = directory->vm ? directory->vm->id : 0};
@@ -492,6 +521,8 @@ int node_list(const struct node *directory, struct node_listing *listing)
     for (int kind = NODE_NONE + 1; kind < NODE_KINDS; kind++) {
         const struct node_type *type = &node_types[kind];
         if (type->parent != own || !type->name)
+            continue;
+        if (nfs && type->content == CONTENT_RESULT && result_is_pending(directory))
             continue;
         mode_t mode = type->content == CONTENT_DIRECTORY ? S_IFDIR : S_IFREG;
         lister_add(&lister, OFFSET_KINDS + (uint64_t)kind, related_ino(directory, type->kind), mode,

@@ -97,6 +97,9 @@ void node_release(struct node *node);
 /* node_stat fills in everything; node_stat_for no size for a user who could not read the file. */
 void node_stat(const struct node *node, struct stat *stat);
 void node_stat_for(const struct node *node, uid_t uid, struct stat *stat);
+/* node_stat_as takes size and time of change from the caller. */
+void node_stat_as(const struct node *node, off_t size, const struct timespec *changed,
+                  struct stat *stat);
 /* node_access: 0, or EACCES if that user has no business here, whatever the mode bits say. */
 int node_access(const struct node *node, uid_t uid);
 /* node_mode returns type and permission bits. */
@@ -112,8 +115,12 @@ struct node_listing {
     struct node_entry *entries; /* by ascending offset */
     size_t count;
 };
-/* node_list makes a snapshot of a directory. -1 without memory. */
-int node_list(const struct node *directory, struct node_listing *listing);
+/*
+ * node_list makes a snapshot of a directory. -1 without memory. `nfs`: for an NFS server, without a
+ * result that would have to be waited for: `ls -l` in a guest asks for the attributes of all that
+ * is listed.
+ */
+int node_list(const struct node *directory, bool nfs, struct node_listing *listing);
 void node_listing_finish(struct node_listing *listing);
 
 #endif

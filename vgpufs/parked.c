@@ -1,6 +1,7 @@
 #include "parked.h"
 
 #include "common/log.h"
+#include "nfs_wait.h"
 #include "nodes.h"
 #include "server.h"
 #include "vm.h"
@@ -35,46 +36,56 @@ static void interrupt_post(fuse_req_t request, void *data)
         atomic_store(&interrupts_lost, true);
 }
 
-int parked_add(struct vm *vm, struct job *job, struct result_handle *handle, fuse_req_t request,
-               uint64_t offset, size_t size)
+int parked_add(struct vm *vm, struct job *job, struct parked *parked)
 {
-    struct parked *parked = malloc(sizeof(*parked));
-    if (!parked)
+    parked->unique &= UNIQUE_MASK;
+    parked->previous = NULL;
+    parked->next = job->waiters;
+    if (table_insert(&vm->parked, &parked->by_unique, table_hash_number(parked->unique)) < 0)
         return -1;
-    *parked = (struct parked){.next = job->waiters,
-                              .request = request,
-                              .unique = parked_current_unique & UNIQUE_MASK,
-                              .job = job_ref(job),
-                              .handle = handle,
-                              .offset = offset,
-                              .size = size};
-    if (table_insert(&vm->parked, &parked->by_unique, table_hash_number(parked->unique)) < 0) {
-        job_unref(job);
-        free(parked);
-        return -1;
-    }
+    parked->job = job_ref(job);
     if (job->waiters)
         job->waiters->previous = parked;
     job->waiters = parked;
     /* The request may be interrupted already: then the callback runs in here. */
     uint64_t word = (uint64_t)vm->id << UNIQUE_BITS | parked->unique;
-    fuse_req_interrupt_func(request, interrupt_post, (void *)(uintptr_t)word);
+    fuse_req_interrupt_func(parked->request, interrupt_post, (void *)(uintptr_t)word);
     return 0;
+}
+
+/* parked_unlink takes the request off its lists; the job's reference goes to the caller. */
+static void parked_unlink(struct vm *vm, struct parked *parked)
+{
+    table_remove(&vm->parked, &parked->by_unique);
+    nfs_wait_leave(vm->server->nfs, &parked->turn);
+    if (parked->next)
+        parked->next->previous = parked->previous;
+    *(parked->previous ? &parked->previous->next : &parked->job->waiters) = parked->next;
+}
+
+static struct parked *detach_if(struct vm *vm, struct job *job, bool newest_only)
+{
+    struct parked *list = NULL, **end = &list;
+    for (struct parked *parked = job->waiters, *next; parked; parked = next) {
+        next = parked->next;
+        if (newest_only && !parked->newest)
+            continue;
+        parked_unlink(vm, parked);
+        parked->next = NULL;
+        *end = parked;
+        end = &parked->next;
+    }
+    return list;
 }
 
 struct parked *parked_detach(struct vm *vm, struct job *job)
 {
-    struct parked *list = job->waiters;
-    job->waiters = NULL;
-    for (struct parked *parked = list; parked; parked = parked->next)
-        table_remove(&vm->parked, &parked->by_unique);
-    return list;
+    return detach_if(vm, job, false);
 }
 
-static void parked_free(struct parked *parked)
+struct parked *parked_detach_newest(struct vm *vm, struct job *job)
 {
-    job_unref(parked->job);
-    free(parked);
+    return detach_if(vm, job, true);
 }
 
 unsigned parked_answer(struct parked *list, struct blob *result)
@@ -82,19 +93,59 @@ unsigned parked_answer(struct parked *list, struct blob *result)
     unsigned whole = 0;
     for (struct parked *parked = list, *next; parked; parked = next) {
         next = parked->next;
-        struct result_handle *handle = parked->handle;
+        struct job *job = parked->job;
+        whole += parked->answer(parked, result, 0);
+        job_unref(job);
+    }
+    return whole;
+}
+
+/* A local read that waits. */
+struct parked_read {
+    struct parked parked;
+    struct result_handle *handle;
+    uint64_t offset;
+    size_t size;
+};
+
+static bool read_answer(struct parked *parked, struct blob *result, int error)
+{
+    struct parked_read *read = container_of(parked, struct parked_read, parked);
+    struct result_handle *handle = read->handle;
+    bool whole = false;
+    if (result) {
         pthread_mutex_lock(&handle->lock);
         blob_unref(handle->content);
         handle->content = blob_ref(result);
         pthread_mutex_unlock(&handle->lock);
-        size_t offset = parked->offset < result->size ? (size_t)parked->offset : result->size;
-        size_t size = result->size - offset < parked->size ? result->size - offset : parked->size;
+        size_t offset = read->offset < result->size ? (size_t)read->offset : result->size;
+        size_t size = result->size - offset < read->size ? result->size - offset : read->size;
+        whole = offset + size == result->size;
         /* Once answered, the request and the handle may be gone. */
         fuse_reply_buf(parked->request, result->data + offset, size);
-        whole += offset + size == result->size;
-        parked_free(parked);
+    } else {
+        fuse_reply_err(parked->request, error);
     }
+    free(read);
     return whole;
+}
+
+int parked_add_read(struct vm *vm, struct job *job, struct result_handle *handle,
+                    fuse_req_t request, uint64_t offset, size_t size)
+{
+    struct parked_read *read = malloc(sizeof(*read));
+    if (!read)
+        return -1;
+    *read = (struct parked_read){
+        .parked = {.request = request, .unique = parked_current_unique, .answer = read_answer},
+        .handle = handle,
+        .offset = offset,
+        .size = size,
+    };
+    if (parked_add(vm, job, &read->parked) == 0)
+        return 0;
+    free(read);
+    return -1;
 }
 
 /* parked_take takes the request of that number off its lists; NULL if it was answered. */
@@ -106,24 +157,21 @@ static struct parked *parked_take(struct vm *vm, uint64_t unique)
         struct parked *parked = container_of(entry, struct parked, by_unique);
         found = parked->unique == unique ? parked : NULL;
     }
-    if (!found)
-        return NULL;
-    table_remove(&vm->parked, &found->by_unique);
-    if (found->next)
-        found->next->previous = found->previous;
-    *(found->previous ? &found->previous->next : &found->job->waiters) = found->next;
+    if (found)
+        parked_unlink(vm, found);
     return found;
 }
 
-static void interrupt_answer(struct vm *vm, uint64_t unique)
+void parked_end(struct vm *vm, uint64_t unique, int error)
 {
     pthread_mutex_lock(&vm->lock);
     struct parked *parked = parked_take(vm, unique);
     pthread_mutex_unlock(&vm->lock);
     if (!parked)
         return;
-    fuse_reply_err(parked->request, EINTR);
-    parked_free(parked);
+    struct job *job = parked->job;
+    parked->answer(parked, NULL, error);
+    job_unref(job);
 }
 
 /* find_interrupted returns the number of a parked request that was interrupted; false if none is.
@@ -251,7 +299,7 @@ static void interrupts_find(struct server *server)
 {
     for (struct vm *vm = atomic_load(&server->vms); vm; vm = atomic_load(&vm->next))
         for (uint64_t unique; find_interrupted(vm, &unique);)
-            interrupt_answer(vm, unique);
+            parked_end(vm, unique, EINTR);
 }
 
 static void *notifier_run(void *argument)
@@ -265,7 +313,7 @@ static void *notifier_run(void *argument)
                                 ? NULL
                                 : server_find_vm(notifier->server, words[i] >> UNIQUE_BITS);
             if (vm)
-                interrupt_answer(vm, words[i] & UNIQUE_MASK);
+                parked_end(vm, words[i] & UNIQUE_MASK, EINTR);
         }
         if (atomic_exchange(&interrupts_lost, false))
             interrupts_find(notifier->server);

@@ -13,6 +13,7 @@
 
 #include "blob.h"
 #include "job.h"
+#include "nfs_turns.h"
 #include "table.h"
 
 #include <fuse3/fuse_lowlevel.h>
@@ -27,16 +28,20 @@ struct result_handle {
     struct blob *content;
 };
 
-/* A read that waits. */
+/* A request that waits. Part of what its maker keeps about it. */
 struct parked {
     struct parked *next, *previous; /* among its job's */
     struct table_entry by_unique;   /* among its VM's */
     fuse_req_t request;
     uint64_t unique; /* the request's number in the FUSE protocol */
     struct job *job;
-    struct result_handle *handle; /* outlives the request: RELEASE comes after the reply */
-    uint64_t offset;
-    size_t size;
+    struct nfs_turn turn; /* an NFS server's only */
+    bool newest;          /* waits for the VM's newest entry, whichever job that is */
+    /*
+     * answer replies and frees: with the result's bytes, or (`result` NULL) the errno. No lock is
+     * held. Returns whether that was a whole result.
+     */
+    bool (*answer)(struct parked *parked, struct blob *result, int error);
 };
 
 /* An open file in poll(2). Part of its handle. */
@@ -47,14 +52,23 @@ struct watcher {
 };
 
 /*
- * parked_add parks the request that this thread is handling on a job that has not ended; `vm` is
- * locked. -1 without memory, and the request is still the caller's.
+ * parked_add parks a request, of which `request`, `unique` and `answer` are set, on a job that has
+ * not ended; `vm` is locked. -1 without memory, and it is still the caller's. Else it may be
+ * answered, and gone, as soon as the VM is unlocked.
  */
-int parked_add(struct vm *vm, struct job *job, struct result_handle *handle, fuse_req_t request,
-               uint64_t offset, size_t size);
+int parked_add(struct vm *vm, struct job *job, struct parked *parked);
+/* parked_add_read parks a local read, which this thread is handling. The handle outlives it:
+ * RELEASE comes after the reply. */
+int parked_add_read(struct vm *vm, struct job *job, struct result_handle *handle,
+                    fuse_req_t request, uint64_t offset, size_t size);
 /* parked_detach empties the ended job's list and returns it; `vm` is locked. */
 struct parked *parked_detach(struct vm *vm, struct job *job);
-/* parked_answer answers and frees a detached list; no lock is held. Returns how many. */
+/* parked_detach_newest takes those off the job's list that wait for the newest entry. */
+struct parked *parked_detach_newest(struct vm *vm, struct job *job);
+/* parked_end answers the request of that number, if it still waits, with the errno. */
+void parked_end(struct vm *vm, uint64_t unique, int error);
+/* parked_answer answers and frees a detached list; no lock is held. Returns how many got a whole
+ * result. `result` NULL: they are to look again for themselves. */
 unsigned parked_answer(struct parked *list, struct blob *result);
 
 /* watcher_set makes `watcher` wait for the job with that handle, instead of whatever it had. */

@@ -1,14 +1,17 @@
 #include "server.h"
 
+#include "caller.h"
 #include "clock.h"
 #include "common/log.h"
 #include "executor/catalogue.h"
+#include "nfs_wait.h"
 #include "parked.h"
 #include "pool.h"
 #include "process.h"
 #include "session.h"
 #include "vm.h"
 
+#include <errno.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -176,6 +179,16 @@ int server_start(struct server *server, const struct config *config, const char 
         text_puts(error, "cannot start the thread that answers interrupts");
         return -1;
     }
+    server->callers = callers_create("/proc");
+    if (!server->callers) {
+        text_printf(error, "cannot open /proc: %s: mount it", strerror(errno));
+        return -1;
+    }
+    server->nfs = nfs_wait_create(server);
+    if (!server->nfs) {
+        text_puts(error, "cannot start the thread that ends the waits of NFS servers");
+        return -1;
+    }
     if (pools_start(server, error) < 0)
         return -1;
     if (session_mount(server, config->mountpoint, options, error) < 0)
@@ -218,11 +231,14 @@ void server_stop(struct server *server, int signals)
     /* All jobs have ended, so nobody waits and nothing is notified: the thread goes before the
      * descriptor that it writes to, and before those that may have to answer for it to go on. */
     notifier_destroy(server->notifier);
+    nfs_wait_stop(server->nfs);
     session_unmount(server);
     spawner_destroy(server->spawner);
     for (struct vm *vm = atomic_load(&server->vms); vm; vm = atomic_load(&vm->next))
         vm_save_numbers(vm);
     vms_destroy(server);
+    nfs_wait_destroy(server->nfs);
+    callers_destroy(server->callers);
     for (size_t i = 0; i < server->pool_count; i++)
         pool_finish(&server->pools[i]);
     free(server->pools);
@@ -235,6 +251,7 @@ void server_reload(struct server *server, const struct config *config)
     atomic_store(&server->stats_mode, config->stats_mode);
     server->stop_timeout_ms = config->stop_timeout_ms;
     log_set_level(config->log_level);
+    nfs_wait_limit(server->nfs, config);
     for (size_t i = 0; i < server->pool_count; i++)
         pool_reload(&server->pools[i], &config->pools[i]);
     for (struct vm *vm = atomic_load(&server->vms); vm; vm = atomic_load(&vm->next)) {

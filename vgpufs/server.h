@@ -19,7 +19,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+struct callers;
 struct fuse_session;
+struct nfs_wait;
 struct notifier;
 struct pool;
 struct vm;
@@ -35,6 +37,8 @@ struct server {
     _Atomic(struct vm *) *vm_by_id; /* CONFIG_MAX_VM_ID + 1 of them */
     struct fuse_session *session;
     struct notifier *notifier;
+    struct callers *callers;
+    struct nfs_wait *nfs;
     atomic_bool serving;  /* mounted: before that the start tells its own errors */
     atomic_bool stopping; /* and draining */
     atomic_bool draining; /* no submission is accepted */

@@ -4,6 +4,7 @@
 #include "clock.h"
 #include "common/log.h"
 #include "events.h"
+#include "nfs_wait.h"
 #include "parked.h"
 #include "pool.h"
 #include "server.h"
@@ -96,6 +97,7 @@ void vm_destroy(struct vm *vm)
     table_finish(&vm->parked);
     blob_unref(vm->identity_written);
     blob_unref(vm->request_written);
+    blob_unref(vm->told);
     for (size_t i = 0; vm->tenants && i < vm->server->pool_count; i++)
         pool_tenant_destroy(vm->tenants[i]);
     free(vm->tenants);
@@ -174,8 +176,10 @@ void vm_newest_set(struct vm *vm, struct job *job)
     if (job)
         job_ref(job);
     /* Who polls the VM's result may have something to read now, or another job to wait for. */
-    if (vm->newest.job && vm->newest.job != job)
+    if (vm->newest.job && vm->newest.job != job) {
         watchers_notify(vm->server, vm->newest.job);
+        nfs_wait_moved(vm, vm->newest.job);
+    }
     job_unref(vm->newest.job);
     blob_unref(vm->newest.rejection);
     vm->newest = (struct newest){.job = job};

@@ -16,6 +16,7 @@
 #include "identity.h"
 #include "job.h"
 #include "lines.h"
+#include "nfs_turns.h"
 #include "table.h"
 
 #include <pthread.h>
@@ -64,7 +65,8 @@ struct vm {
     struct pool_tenant **tenants; /* one in each pool, in the pools' order */
     _Atomic uint64_t queued, running;
     atomic_bool gone, held;
-    struct data data; /* has its own lock */
+    struct data data;               /* has its own lock */
+    struct nfs_waiting nfs_waiting; /* guarded by the lock of nfs_wait.c */
 
     pthread_mutex_t lock;    /* guards all below */
     struct config_vm config; /* without its strings */
@@ -78,6 +80,7 @@ struct vm {
     uint64_t number_block;           /* how many to ask for next */
     state_ticket reservation;
     struct newest newest;
+    struct blob *told; /* what an NFS server was told that `result` holds; NULL: nothing */
     struct last_error last_error;
     struct legacy legacy;
     struct vm_counters counters;

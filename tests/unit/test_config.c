@@ -59,6 +59,9 @@ static void test_defaults(void **state)
     assert_int_equal(config->log_level, LOG_LEVEL_INFO);
     assert_true(config->log_jobs);
     assert_int_equal(config->stats_mode, 0444);
+    assert_int_equal(config->nfs_hold_ms, 20000);
+    assert_int_equal(config->nfs_threads, 32);
+    assert_int_equal(config->nfs_waiting_per_vm, 4);
     assert_int_equal(config->uid_base, 20000);
     assert_int_equal(config->vm_count, 10);
     for (unsigned i = 0; i < 10; i++) {
@@ -115,6 +118,10 @@ static void test_every_key(void **state)
                                   "log_level = debug\n"
                                   "log_jobs = no\n"
                                   "stats_mode = 0440\n"
+                                  "[nfs]\n"
+                                  "hold = 2s\n"
+                                  "threads = 9\n"
+                                  "waiting_per_vm = 3\n"
                                   "[defaults]\n"
                                   "uid_base = 30000\n"
                                   "[vm 7]\n"
@@ -154,6 +161,9 @@ static void test_every_key(void **state)
     assert_int_equal(config->log_level, LOG_LEVEL_DEBUG);
     assert_false(config->log_jobs);
     assert_int_equal(config->stats_mode, 0440);
+    assert_int_equal(config->nfs_hold_ms, 2000);
+    assert_int_equal(config->nfs_threads, 9);
+    assert_int_equal(config->nfs_waiting_per_vm, 3);
     static const unsigned ids[] = {1, 2, 3, 5, 7, 65535};
     assert_int_equal(config->vm_count, 6);
     for (size_t i = 0; i < 6; i++)
@@ -339,16 +349,20 @@ static void test_mistakes(void **state)
          "t.conf:2: unknown key 'uid_base' in [vm 2]: it belongs in [defaults]"},
         {"[pool A]\nretry = 1\n",
          "t.conf:2: key 'retry' is not supported by this version: remove it"},
-        {"[vgpufs]\n[nfs]\nhold = 20s\n",
-         "t.conf:2: section [nfs] is not supported by this version: remove it and its keys"},
+        {"[vgpufs]\nhold = 20s\n", "t.conf:2: unknown key 'hold' in [vgpufs]: it belongs in [nfs]"},
+        {"[nfs]\nthreads = 0\n", "t.conf:2: threads = '0': takes a whole number from 1 to 65536"},
+        {"[nfs]\nhold = 0\n",
+         "t.conf:2: hold = '0': takes a time from 100ms to 10m, as 250ms, 20s, 5m, 1h or 2d; "
+         "seconds without a unit"},
         {"[workload X]\n", "t.conf:1: section [workload X] is not supported by this version: "
                            "remove it and its keys"},
         {"[vgpuf]\n", "t.conf:1: unknown section [vgpuf]: did you mean [vgpufs]?"},
         {"[vm3]\n", "t.conf:1: unknown section [vm3]: did you mean [vm N]?"},
-        {"[]\n", "t.conf:1: unknown section []: there are [vgpufs], [defaults], [vm N] and [pool "
-                 "NAME]"},
-        {"[a\"\xff]\n", "t.conf:1: unknown section [a\\\"\\xFF]: there are [vgpufs], [defaults], "
-                        "[vm N] and [pool NAME]"},
+        {"[]\n",
+         "t.conf:1: unknown section []: there are [vgpufs], [nfs], [defaults], [vm N] and [pool "
+         "NAME]"},
+        {"[a\"\xff]\n", "t.conf:1: unknown section [a\\\"\\xFF]: there are [vgpufs], [nfs], "
+                        "[defaults], [vm N] and [pool NAME]"},
         {"[vgpufs x]\n", "t.conf:1: [vgpufs] takes no name: remove 'x'"},
         {"[vm]\n", "t.conf:1: [vm N] with N = '': takes a number from 1 to 65535"},
         {"[vm 65536]\n", "t.conf:1: [vm N] with N = '65536': takes a number from 1 to 65535"},
@@ -698,6 +712,9 @@ static void test_lists(void **state)
         "log_level",
         "log_jobs",
         "stats_mode",
+        "hold",
+        "threads",
+        "waiting_per_vm",
         "uid_base",
         "pool",
         "priority",

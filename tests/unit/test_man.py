@@ -186,7 +186,7 @@ class Tables(unittest.TestCase):
                 in_page.add((group, key[1]))
             elif line.startswith(".Ss "):
                 group = line[4:]
-        in_code = set(re.findall(r'(?:\{(?:VGPUFS|VM|POOL)\(|\.name = )"([a-z_]+)"',
+        in_code = set(re.findall(r'(?:\{(?:VGPUFS|NFS|VM|POOL)\(|\.name = )"([a-z_]+)"',
                                  code("vgpufs/config_keys.c")))
         self.assertEqual(in_page, listed)
         self.assertEqual({key for _, key in listed}, in_code)

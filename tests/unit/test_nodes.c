@@ -430,7 +430,7 @@ static void assert_listing(const char *path, const char *expected)
     struct text names = {0};
     uint64_t last = 0;
     walk_must(path, &directory);
-    assert_int_equal(node_list(&directory, &listing), 0);
+    assert_int_equal(node_list(&directory, false, &listing), 0);
     for (size_t i = 0; i < listing.count; i++) {
         const struct node_entry *entry = &listing.entries[i];
         struct node node;
