@@ -27,7 +27,8 @@
 #define EXPIRE_MS  60000
 
 struct options {
-    const char *config_file, *mountpoint, *mount_options;
+    const char *config_file, *mountpoint;
+    struct session_options session;
     bool foreground, check;
 };
 
@@ -41,6 +42,8 @@ static const char help_text[] =
     "  -c, --config=FILE    configuration (default " CONFIG_DEFAULT_FILE ")\n"
     "  -f, --foreground     stay in the foreground and log to standard error\n"
     "  -o, --options=LIST   further mount options for fuse(8)\n"
+    "      --mount-socket=PATH\n"
+    "                       take the mount from vgpufs-mount(8), which listens there\n"
     "      --check          check the configuration and exit\n"
     "      --help-config    list every key of the configuration with its default\n"
     "  -h, --help           this text\n"
@@ -50,12 +53,13 @@ static const char help_text[] =
     "the configuration again.\n"
     "See vgpufs(8), vgpufs(7) for the tree, vgpufs.conf(5).\n";
 
-enum { OPTION_CHECK = 256, OPTION_HELP_CONFIG, OPTION_MDOC };
+enum { OPTION_CHECK = 256, OPTION_HELP_CONFIG, OPTION_MOUNT_SOCKET };
 
 static const struct option long_options[] = {
     {"config", required_argument, NULL, 'c'},
     {"foreground", no_argument, NULL, 'f'},
     {"options", required_argument, NULL, 'o'},
+    {"mount-socket", required_argument, NULL, OPTION_MOUNT_SOCKET},
     {"check", no_argument, NULL, OPTION_CHECK},
     {"help-config", optional_argument, NULL, OPTION_HELP_CONFIG},
     {"help", no_argument, NULL, 'h'},
@@ -91,7 +95,10 @@ static int options_read(int argc, char **argv, struct options *options)
             options->foreground = true;
             break;
         case 'o':
-            options->mount_options = optarg;
+            options->session.mount_options = optarg;
+            break;
+        case OPTION_MOUNT_SOCKET:
+            options->session.mount_socket = optarg;
             break;
         case OPTION_CHECK:
             options->check = true;
@@ -197,11 +204,16 @@ static int signals_take(void)
     return signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
-/* config_read reads the file, with the mountpoint of the command line in place of the file's. */
-static struct config *config_read(const char *file, const char *mountpoint)
+/*
+ * config_read reads the file, with the mountpoint of the command line in place of the file's. A
+ * mount that root's vgpufs-mount has made may show files of any owner, so the defaults are root's.
+ */
+static struct config *config_read(const struct options *options, const char *file,
+                                  const char *mountpoint)
 {
     struct text error = {0};
-    struct config *config = config_load(file, geteuid() != 0, &error);
+    bool plain_user = geteuid() != 0 && !options->session.mount_socket;
+    struct config *config = config_load(file, plain_user, &error);
     if (config && mountpoint && config_set_mountpoint(config, mountpoint, &error) < 0) {
         config_destroy(config);
         config = NULL;
@@ -213,12 +225,13 @@ static struct config *config_read(const char *file, const char *mountpoint)
 }
 
 /* reload reads the file again; what was in force goes on if anything in it is wrong. */
-static void reload(struct server *server, const struct config *first, const char *mountpoint,
+static void reload(const struct options *options, struct server *server, const struct config *first,
                    uint64_t *interval_ms)
 {
     struct text error = {0};
     status_tell("RELOADING=1");
-    struct config *config = config_read(first->file, mountpoint);
+    struct config *config =
+        config_read(options, first->file, options->mountpoint ? first->mountpoint : NULL);
     if (config && config_reload_refused(first, config, &error)) {
         log_error("not reloaded: %s", error.data ? error.data : "no memory");
     } else if (!config) {
@@ -240,8 +253,8 @@ static int wait_ms(uint64_t now_us, uint64_t due_us)
     return ms > EXPIRE_MS ? EXPIRE_MS : (int)ms;
 }
 
-/* serve waits for signals until one says stop. `mountpoint` is the command line's, or NULL. */
-static void serve(struct server *server, const struct config *config, const char *mountpoint,
+/* serve waits for signals until one says stop. */
+static void serve(const struct options *options, struct server *server, const struct config *config,
                   int signals)
 {
     uint64_t interval_ms = config->stats_log_interval_ms;
@@ -253,7 +266,7 @@ static void serve(struct server *server, const struct config *config, const char
         while (read(signals, &signal_info, sizeof(signal_info)) == sizeof(signal_info)) {
             if (signal_info.ssi_signo != SIGHUP)
                 return;
-            reload(server, config, mountpoint, &interval_ms);
+            reload(options, server, config, &interval_ms);
         }
         server_expire(server);
         if (interval_ms && stats_us > clock_now_us() + interval_ms * 1000)
@@ -276,16 +289,22 @@ static int run(const struct options *options, struct config *config)
         setrlimit(RLIMIT_NOFILE, &files);
     }
     int status = EXIT_FAILURE;
-    if (server_start(&server, config, options->mount_options, &error) == 0) {
+    if (server_start(&server, config, &options->session, &error) == 0) {
         log_info("%s is mounted%s", config->mountpoint,
-                 session_is_private()
+                 !options->session.mount_socket && session_is_private()
                      ? ": only this user can use it (user_allow_other is not in /etc/fuse.conf)"
                      : "");
         ready_tell();
-        serve(&server, config, options->mountpoint ? config->mountpoint : NULL, signals);
+        serve(options, &server, config, signals);
         status_tell("STOPPING=1");
         log_info("stopping");
         status = EXIT_SUCCESS;
+        /* By hand, unmounting is a way to stop it. Here vgpufs-mount has ended: the service manager
+         * is to start us again. */
+        if (options->session.mount_socket && session_was_taken_away()) {
+            log_error("vgpufs-mount has taken %s away: start both again", config->mountpoint);
+            status = EXIT_FAILURE;
+        }
     } else {
         log_error("%s", error.data ? error.data : "no memory");
     }
@@ -302,7 +321,7 @@ int main(int argc, char **argv)
     if (status >= 0)
         return status;
     log_init("vgpufs", LOG_LEVEL_INFO);
-    struct config *config = config_read(options.config_file, options.mountpoint);
+    struct config *config = config_read(&options, options.config_file, options.mountpoint);
     if (!config)
         return EXIT_FAILURE;
     log_set_level(config->log_level);

@@ -147,16 +147,16 @@ static int pools_create(struct server *server, struct text *error)
     return -1;
 }
 
-int server_start(struct server *server, const struct config *config, const char *options,
-                 struct text *error)
+int server_start(struct server *server, const struct config *config,
+                 const struct session_options *options, struct text *error)
 {
     *server = (struct server){
         .config = config,
         .catalogue = {.workloads = workload_catalogue, .count = workload_catalogue_size},
         .stop_timeout_ms = config->stop_timeout_ms,
         .started_us = clock_now_us(),
-        .root_uid = geteuid(),
-        .root_gid = getegid(),
+        .root_uid = options->mount_socket ? 0 : geteuid(), /* the mount is root's then */
+        .root_gid = options->mount_socket ? 0 : getegid(),
         .vm_by_id = calloc(CONFIG_MAX_VM_ID + 1, sizeof(*server->vm_by_id)),
     };
     atomic_store(&server->log_jobs, config->log_jobs);
@@ -168,7 +168,7 @@ int server_start(struct server *server, const struct config *config, const char 
     server->state = state_open(config->state_dir, error);
     if (!server->state)
         return -1;
-    if (session_prepare(config->mountpoint, error) < 0)
+    if (!options->mount_socket && session_prepare(config->mountpoint, error) < 0)
         return -1;
     server->started = clock_change();
     state_load_executors(server->state, kill_leftover, server);

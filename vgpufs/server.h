@@ -24,6 +24,7 @@ struct fuse_session;
 struct nfs_wait;
 struct notifier;
 struct pool;
+struct session_options;
 struct vm;
 
 struct server {
@@ -54,8 +55,8 @@ struct server {
  * server_start opens the state, makes VMs and pools, starts the executors and mounts. -1, and
  * *error in one line. What it took is given back by server_stop in either case.
  */
-int server_start(struct server *server, const struct config *config, const char *options,
-                 struct text *error);
+int server_start(struct server *server, const struct config *config,
+                 const struct session_options *options, struct text *error);
 /*
  * server_stop ends all in order: what is queued is cancelled, running jobs get stop_timeout (or
  * less: until `signals` can be read), then the mount and the executors go.

@@ -2,6 +2,7 @@
 
 #include "fs.h"
 #include "fs_handle.h"
+#include "holder_client.h"
 #include "parked.h"
 #include "server.h"
 
@@ -35,6 +36,8 @@ static struct {
     pthread_t threads[MAX_THREADS];
     unsigned thread_count;
     sem_t greeted; /* posted by the kernel's INIT */
+    bool is_held;  /* vgpufs-mount has made the mount, and unmounts it */
+    atomic_bool stopping, taken_away;
     struct fuse_lowlevel_ops operations;
 } session;
 
@@ -153,6 +156,8 @@ static void *receive_run(void *argument)
         fuse_session_process_buf(fuse, &buffer);
     }
     free(buffer.mem);
+    if (!atomic_load(&session.stopping))
+        atomic_store(&session.taken_away, true);
     /* Unmounted from outside, or stopping: the main thread ends the rest in either case. */
     kill(getpid(), SIGTERM);
     return NULL;
@@ -188,8 +193,14 @@ static int threads_start(struct fuse_session *fuse, struct text *error)
     return 0;
 }
 
-int session_mount(struct server *server, const char *mountpoint, const char *options,
-                  struct text *error)
+bool session_was_taken_away(void)
+{
+    return atomic_load(&session.taken_away);
+}
+
+/* fuse_new makes the session, not mounted yet; NULL and *error. */
+static struct fuse_session *fuse_new(struct server *server, const struct session_options *options,
+                                     struct text *error)
 {
     struct text mount_options = {0};
     char program[] = "vgpufs", flag[] = "-o";
@@ -197,34 +208,69 @@ int session_mount(struct server *server, const char *mountpoint, const char *opt
               "fsname=vgpufs,subtype=vgpufs,default_permissions,nosuid,nodev,noexec");
     if (!session_is_private())
         text_puts(&mount_options, ",allow_other");
-    if (options)
-        text_printf(&mount_options, ",%s", options);
+    if (options->mount_options)
+        text_printf(&mount_options, ",%s", options->mount_options);
     if (mount_options.failed) {
         text_puts(error, "no memory");
-        return -1;
+        return NULL;
     }
     char *arguments[] = {program, flag, mount_options.data, NULL};
     struct fuse_args args = FUSE_ARGS_INIT(3, arguments);
     session.operations = fs_operations;
     session.operations.init = session_init;
-    sem_init(&session.greeted, 0, 0);
-    server->session =
+    struct fuse_session *fuse =
         fuse_session_new(&args, &session.operations, sizeof(session.operations), server);
     fuse_opt_free_args(&args);
     text_finish(&mount_options);
-    if (!server->session) {
+    if (!fuse)
         text_puts(error, "libfuse refuses the mount options: see its message above");
+    return fuse;
+}
+
+/* mount_held takes the mount from vgpufs-mount. */
+static int mount_held(struct fuse_session *fuse, const char *mountpoint, const char *socket_path,
+                      struct text *error)
+{
+    char path[32];
+    int device = holder_take(socket_path, mountpoint, error);
+    if (device < 0)
+        return -1;
+    /* In place of a mountpoint, "/dev/fd/N" is a descriptor that is mounted already; it becomes
+     * libfuse's: fuse_session_mount in fuse_lowlevel.c. */
+    snprintf(path, sizeof(path), "/dev/fd/%d", device);
+    if (fuse_session_mount(fuse, path) == 0)
+        return 0;
+    text_puts(error, "libfuse refuses the descriptor of vgpufs-mount: see its message above");
+    close(device);
+    holder_leave();
+    return -1;
+}
+
+static int mount_here(struct fuse_session *fuse, const char *mountpoint, struct text *error)
+{
+    if (fuse_session_mount(fuse, mountpoint) == 0)
+        return 0;
+    text_printf(error, "cannot mount %s: is there a /dev/fuse that may be used, and fusermount3?",
+                mountpoint);
+    return -1;
+}
+
+int session_mount(struct server *server, const char *mountpoint,
+                  const struct session_options *options, struct text *error)
+{
+    struct fuse_session *fuse = fuse_new(server, options, error);
+    if (!fuse)
+        return -1;
+    session.is_held = options->mount_socket != NULL;
+    int result = session.is_held ? mount_held(fuse, mountpoint, options->mount_socket, error)
+                                 : mount_here(fuse, mountpoint, error);
+    if (result < 0) {
+        fuse_session_destroy(fuse);
         return -1;
     }
-    if (fuse_session_mount(server->session, mountpoint) < 0) {
-        text_printf(error,
-                    "cannot mount %s: is there a /dev/fuse that may be used, and fusermount3?",
-                    mountpoint);
-        fuse_session_destroy(server->session);
-        server->session = NULL;
-        return -1;
-    }
-    if (threads_start(server->session, error) == 0)
+    sem_init(&session.greeted, 0, 0);
+    server->session = fuse;
+    if (threads_start(fuse, error) == 0)
         return 0;
     session_unmount(server);
     return -1;
@@ -235,6 +281,7 @@ void session_unmount(struct server *server)
     if (!server->session)
         return;
     handles_wait_readers(LAST_READ_MS);
+    atomic_store(&session.stopping, true);
     fuse_session_exit(server->session);
     for (unsigned i = 0; i < session.thread_count; i++) {
         struct timespec pause = {.tv_nsec = 2000000};
@@ -245,8 +292,10 @@ void session_unmount(struct server *server)
         }
     }
     session.thread_count = 0;
-    fuse_session_unmount(server->session);
+    if (!session.is_held)
+        fuse_session_unmount(server->session);
     fuse_session_destroy(server->session);
+    holder_leave();
     handles_finish();
     server->session = NULL;
     sem_destroy(&session.greeted);

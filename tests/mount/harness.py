@@ -29,6 +29,7 @@ IS_ROOT = os.geteuid() == 0
 
 VGPUFS = BUILD / "vgpufs" / "vgpufs"
 EXECUTOR = BUILD / "vgpufs" / "executor" / "vgpu-executor"
+VGPUFS_MOUNT = BUILD / "vgpufs" / "mount" / "vgpufs-mount"
 VGPUCTL = BUILD / "vgpufs" / "ctl" / "vgpuctl"
 VGPU_RUN = BUILD / "guest-tools" / "vgpu-run"
 VGPU_IDENTITY = BUILD / "guest-tools" / "vgpu-identity"
@@ -347,7 +348,7 @@ def assert_one_line_error(program, status, error, *words):
 
 
 def program_path():
-    folders = [VGPUFS.parent, EXECUTOR.parent, VGPUCTL.parent, VGPU_RUN.parent]
+    folders = [VGPUFS.parent, VGPUFS_MOUNT.parent, EXECUTOR.parent, VGPUCTL.parent, VGPU_RUN.parent]
     return ":".join([str(folder) for folder in folders] + [os.environ.get("PATH", "/usr/bin:/bin")])
 
 

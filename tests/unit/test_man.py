@@ -14,12 +14,14 @@ BUILT = dict(argument.split("=", 1) for argument in sys.argv[2:])
 # program -> its page and the file of its options
 PROGRAMS = {
     "vgpufs": ("vgpufs.8", "vgpufs/main.c"),
+    "vgpufs-mount": ("vgpufs-mount.8", "vgpufs/mount/main.c"),
     "vgpu-executor": ("vgpu-executor.8", "vgpufs/executor/main.c"),
     "vgpuctl": ("vgpuctl.8", "vgpufs/ctl/main.c"),
     "vgpu-run": ("vgpu-run.1", "guest-tools/vgpu-run.c"),
     "vgpu-identity": ("vgpu-identity.8", "guest-tools/vgpu-identity.c"),
 }
-COMPLETED = sorted(set(PROGRAMS) - {"vgpu-executor"})  # nobody types an executor's options
+# Nobody types the options of what others start.
+COMPLETED = sorted(set(PROGRAMS) - {"vgpu-executor", "vgpufs-mount"})
 OPTION = re.compile(r"--([a-z][a-z-]*)")
 # The names that vgpufs(7) gives to what has a name of its own.
 SAMPLES = {"NODE_VM": "vm3", "NODE_JOB": "fft1", "NODE_FILE": "x.f32"}
@@ -253,8 +255,12 @@ class Pages(unittest.TestCase):
                 self.assertIn(f".Dt {title.upper()} {number}\n", text)
                 for other in re.findall(r"^\.Xr (vgpu\S*) (\d)", text, re.M):
                     self.assertIn(".".join(other), names)
-        for other in re.findall(r"man:(vgpu[^\s(]*)\((\d)\)", code("config/vgpufs.service.in")):
-            self.assertIn(".".join(other), names)
+        units = [path for path in (SOURCE / "config").rglob("*")
+                 if re.search(r"\.(service|mount)(\.in)?$", path.name)]
+        self.assertGreater(len(units), 3)
+        for unit in units:
+            for other in re.findall(r"man:(vgpu[^\s(]*)\((\d)\)", unit.read_text()):
+                self.assertIn(".".join(other), names, unit.name)
 
 
 if __name__ == "__main__":
