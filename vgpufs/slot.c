@@ -45,6 +45,7 @@ void slot_init(struct slot *slot, struct pool *pool, unsigned index)
     *slot = (struct slot){.pool = pool, .index = index, .state = SLOT_DOWN};
     snprintf(slot->name, sizeof(slot->name), "%s.%u", pool->name, index);
     link_init(&slot->link);
+    slot_reading_init(&slot->reading);
 }
 
 /* restart_delay_us grows with the failures in a row; the first restart is at once. One that greeted
@@ -133,6 +134,7 @@ static void slot_lose(struct slot *slot)
         continue;
     link_close(&slot->link); /* closing takes both out of the epoll set */
     slot_count_failure(slot);
+    slot_reading_lose(&slot->reading);
     slot->state = SLOT_DYING;
     slot->waits = 0;
     slot->lost_us = slot->due_us = clock_now_us();
@@ -169,6 +171,7 @@ static int slot_greet(struct slot *slot)
     frame_field(&builder, "protocol", "%d", FRAME_PROTOCOL);
     frame_field(&builder, "pool", "%s", slot->pool->name);
     frame_field(&builder, "slot", "%u", slot->index);
+    frame_field(&builder, "readings", "yes");
     frame_end(&builder, NULL, 0);
     int null = open("/dev/null", O_RDWR | O_CLOEXEC);
     int result = link_send(&slot->link, &frame, &null, null >= 0);
@@ -379,6 +382,10 @@ static const char *slot_take(struct slot *slot, const struct frame *frame, struc
         return take_hello(slot, frame);
     if (frame->type == FRAME_REFUSE)
         return take_refusal(slot, frame);
+    if (frame->type == FRAME_READING) {
+        slot_reading_take(&slot->reading, frame, slot->name);
+        return NULL;
+    }
     if (slot->probe && frame->attempt == slot->probe)
         return take_probe(slot, frame);
     /* A late word about an earlier attempt is dropped. */

@@ -11,6 +11,7 @@
 
 #include "link.h"
 #include "run.h"
+#include "slot_reading.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -36,6 +37,7 @@ struct slot {
     struct run run;
     char backend[16], device[256], host[256]; /* as its hello said, escaped where shown */
     char reported_pid[24];
+    struct slot_reading reading;
     bool greeted;      /* this process has said hello */
     bool descriptors;  /* it takes data files as descriptors */
     bool doubted;      /* the next executor must pass a probe before it gets jobs */

@@ -15,6 +15,7 @@ static void take_slot(const struct slot *slot, struct slot_stats *stats)
     strcpy(stats->name, slot->name);
     stats->state = slot->failing ? "failing" : slot_state_name(slot->state);
     stats->up = greeted;
+    stats->reading = slot->reading;
     strcpy(stats->backend, greeted ? slot->backend : "-");
     strcpy(stats->device, greeted ? slot->device : "");
     strcpy(stats->host, greeted ? slot->host : "-");
@@ -183,7 +184,12 @@ static void render_slot(const struct slot_stats *slot, struct text *text)
         text_puts(text, "-");
     text_puts(text, " host=");
     render_word(text, slot->host);
-    text_printf(text, " pid=%s\n", slot->pid);
+    text_printf(text, " pid=%s", slot->pid);
+    for (int i = 0; i < MEASURE_COUNT; i++)
+        if (slot->reading.values[i] >= 0)
+            text_printf(text, " %s=%" PRId64, slot_measure_key((enum slot_measure)i),
+                        slot->reading.values[i]);
+    text_puts(text, "\n");
 }
 
 static void render_vm(const struct vm_stats *vm, struct text *text)

@@ -51,6 +51,10 @@ static json_t *slot_json(const struct slot_stats *slot)
     set_string_or_null(object, "device", slot->device);
     set_string_or_null(object, "host", slot->host);
     set_string_or_null(object, "pid", slot->pid);
+    for (int i = 0; i < MEASURE_COUNT; i++)
+        if (slot->reading.values[i] >= 0)
+            set_number(object, slot_measure_key((enum slot_measure)i),
+                       (uint64_t)slot->reading.values[i]);
     return object;
 }
 

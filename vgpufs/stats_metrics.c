@@ -175,6 +175,40 @@ static void render_slots(const struct stats_snapshot *snapshot, struct text *tex
         }
 }
 
+/* In Prometheus' base units: the value is that of the slot times `scale`. */
+static const struct measure_metric {
+    enum slot_measure measure;
+    const char *name, *type, *help;
+    double scale;
+} measure_metrics[] = {
+    {MEASURE_TEMPERATURE, "vgpufs_slot_temperature_celsius", "gauge", "The device's temperature.",
+     1},
+    {MEASURE_UTILISATION, "vgpufs_slot_utilisation_ratio", "gauge",
+     "How much of the time the device computed.", 0.01},
+    {MEASURE_MEMORY_USED, "vgpufs_slot_memory_used_bytes", "gauge", "Device memory in use.", 1},
+    {MEASURE_MEMORY, "vgpufs_slot_memory_bytes", "gauge", "Device memory in all.", 1},
+    {MEASURE_XID_EVENTS, "vgpufs_slot_xid_events_total", "counter",
+     "Errors of the device that its driver has reported.", 1},
+};
+
+/* render_measure leaves a metric out that no slot has. */
+static void render_measure(const struct stats_snapshot *snapshot, struct text *text,
+                           const struct measure_metric *metric)
+{
+    bool begun = false;
+    for (size_t i = 0; i < snapshot->pool_count; i++)
+        for (size_t j = 0; j < snapshot->pools[i].slot_count; j++) {
+            int64_t value = snapshot->pools[i].slots[j].reading.values[metric->measure];
+            if (value < 0)
+                continue;
+            if (!begun)
+                head(text, metric->name, metric->type, metric->help);
+            begun = true;
+            text_printf(text, "%s{pool=\"%s\",slot=\"%zu\"} %.15g\n", metric->name,
+                        snapshot->pools[i].name, j, (double)value * metric->scale);
+        }
+}
+
 static void render_tables(const struct stats_snapshot *snapshot, struct text *text)
 {
     for (size_t m = 0; m < sizeof(pool_metrics) / sizeof(pool_metrics[0]); m++) {
@@ -211,5 +245,7 @@ void stats_render_metrics(struct server *server, struct text *text)
                      "Time that jobs waited before they ran.", wait_of);
     render_histogram(snapshot, text, "vgpufs_pool_run_seconds", "Time that jobs ran.", run_of);
     render_slots(snapshot, text);
+    for (size_t i = 0; i < sizeof(measure_metrics) / sizeof(measure_metrics[0]); i++)
+        render_measure(snapshot, text, &measure_metrics[i]);
     stats_snapshot_free(snapshot);
 }

@@ -14,6 +14,7 @@ struct slot_stats {
     char name[48], backend[16], device[256], host[256], pid[24];
     const char *state; /* in words */
     bool up;
+    struct slot_reading reading;
 };
 
 struct pool_stats {

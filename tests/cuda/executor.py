@@ -11,7 +11,7 @@ EXECUTOR = os.environ.get("VGPU_EXECUTOR", "VGPU_EXECUTOR-is-not-set")
 STANDIN = os.environ.get("STANDIN_DIRECTORY", "STANDIN_DIRECTORY-is-not-set")
 FACTOR = float(os.environ.get("VGPUFS_TIME_FACTOR", "1"))
 
-HELLO, JOB, CANCEL, OUTPUT, PROGRESS, RESERVE, RESERVED, DONE, REFUSE = range(1, 10)
+HELLO, JOB, CANCEL, OUTPUT, PROGRESS, RESERVE, RESERVED, DONE, REFUSE, READING = range(1, 11)
 HEADER = struct.Struct("<4sHHQII")
 LEFT_NOTHING = "memory=0 allocations=0 host=0 streams=0 events=0 modules=0 contexts=0"
 
@@ -33,9 +33,10 @@ class Result:
 
 class Executor:
     """One executor process, started with backend=cuda on the stand-in unless told otherwise.
-    Other words are the stand-in's settings; `environment` replaces all of that."""
+    Other words are the stand-in's settings; `environment` replaces all of that. `readings`: it is
+    asked for them."""
 
-    def __init__(self, *options, library=STANDIN, environment=None, **standin):
+    def __init__(self, *options, library=STANDIN, environment=None, readings=False, **standin):
         self.account_file = tempfile.NamedTemporaryFile(suffix=".account")
         self.log_file = tempfile.TemporaryFile()
         if environment is None:
@@ -48,12 +49,13 @@ class Executor:
                 environment["LD_LIBRARY_PATH"] = library
         ours, theirs = socket.socketpair()
         ours.settimeout(30 * FACTOR)
-        self.socket, self.attempt, self.buffer = ours, 0, b""
+        self.socket, self.attempt, self.buffer, self.readings = ours, 0, b"", []
         self.process = subprocess.Popen([EXECUTOR, *(options or ["--backend=cuda"])], stdin=theirs,
                                         stdout=theirs, stderr=self.log_file, env=environment)
         theirs.close()
         with open("/dev/null", "rb") as null:
-            self.send(HELLO, {"protocol": 1, "pool": "A", "slot": 0}, [null.fileno()])
+            hello = {"protocol": 1, "pool": "A", "slot": 0}
+            self.send(HELLO, dict(hello, readings="yes") if readings else hello, [null.fileno()])
         kind, self.hello, _ = self.receive()
         self.refused = self.hello.get("error", "") if kind == REFUSE else ""
         assert kind in (HELLO, REFUSE)
@@ -87,7 +89,21 @@ class Executor:
         assert magic == b"VGPU"
         fields = dict(field.decode().split("=", 1)
                       for field in self.take(fields_size).split(b"\0")[:-1])
-        return kind, fields, self.take(payload_size)
+        payload = self.take(payload_size)
+        if kind == READING:
+            self.readings.append(fields)
+            return self.receive()
+        return kind, fields, payload
+
+    def reading(self):
+        """The next one, of an executor that has nothing to do."""
+        count = len(self.readings)
+        while len(self.readings) == count:
+            header = HEADER.unpack(self.take(HEADER.size))
+            assert header[1] == READING
+            self.readings.append(dict(field.decode().split("=", 1)
+                                      for field in self.take(header[4]).split(b"\0")[:-1]))
+        return self.readings[-1]
 
     def start(self, command, vm=3, files=(), **arguments):
         """`files`: parameter name -> open file."""

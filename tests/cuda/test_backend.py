@@ -164,6 +164,57 @@ def test_readings_of_the_management_library():
         clean(cuda)
 
 
+NVML = os.path.join(STANDIN, "nvml")
+WHOLE = 2**32 - 1
+
+
+def test_readings_are_told_to_who_asks(tmp_path):
+    xid = tmp_path / "xid"
+    xid.write_text("")
+    steady = {"temperature_c": "41", "utilisation_percent": "73", "memory_used_bytes": "300",
+              "memory_bytes": "1000"}
+    with Executor(library=f"{STANDIN}:{NVML}", readings=True, xid=xid) as cuda:
+        assert cuda.reading() == dict(steady, xid_events="0")
+        xid.write_text(f"13 {WHOLE}\n31 2\n")
+        assert cuda.reading() == dict(steady, xid_events="2", last_xid="31")
+        assert cuda.reading() == dict(steady, xid_events="0", last_xid="31")
+        output = cuda.done("DEVICE_INFO").output
+        for line in ('product="vgpufs test stand-in"', "xid_events=2", "last_xid=31"):
+            assert line + "\n" in output
+        cuda.readings.clear()
+        cuda.done("SLEEP", ms=5000)
+        assert 1 <= len(cuda.readings) <= 5
+    for library, asks in ((f"{STANDIN}:{NVML}", False), (STANDIN, True)):
+        with Executor(library=library, readings=asks) as cuda:
+            cuda.done("SLEEP", ms=2500)
+            assert cuda.readings == []
+
+
+def test_the_last_reading_says_why(tmp_path):
+    """An executor that leaves tells what the driver has reported before it says so."""
+    xid = tmp_path / "xid"
+    xid.write_text("")
+    with Executor() as probe:
+        probes = sum(clean(probe).launches.values())
+    with Executor(library=f"{STANDIN}:{NVML}", readings=True, xid=xid,
+                  fail=f"launched:{probes + 1}:700") as cuda:
+        cuda.reading()
+        xid.write_text(f"31 {WHOLE}\n")
+        result = cuda.run("VECTOR_ADD", n=1000)
+        assert (result.fields["leaving"], result.fields["fault"]) == ("yes", "sticky")
+        assert cuda.readings[-1]["last_xid"] == "31"
+
+
+def test_a_part_of_a_device(tmp_path):
+    """Memory is the part's, temperature the device's; errors of other parts are not ours."""
+    xid = tmp_path / "xid"
+    xid.write_text(f"13 4\n31 3\n13 5\n43 {WHOLE}\n")
+    with Executor("--backend=cuda", f"--device=MIG-{UUID}00", readings=True, xid=xid,
+                  library=f"{STANDIN}:{NVML}") as cuda:
+        assert cuda.reading() == {"temperature_c": "41", "memory_used_bytes": "30",
+                                  "memory_bytes": "100", "xid_events": "2", "last_xid": "43"}
+
+
 def test_a_rejected_job_is_the_jobs_fault(cpu):
     with Executor() as cuda:
         a, b = file_of("f", [1, 2]), file_of("f", [1])

@@ -14,7 +14,7 @@ import sys
 import time
 
 MAGIC, HEADER = 0x55504756, struct.Struct("<IHHQII")
-HELLO, JOB, CANCEL, OUTPUT, PROGRESS, RESERVE, RESERVED, DONE, REFUSE = range(1, 10)
+HELLO, JOB, CANCEL, OUTPUT, PROGRESS, RESERVE, RESERVED, DONE, REFUSE, READING = range(1, 11)
 
 CONNECTION = socket.socket(fileno=os.dup(0))
 EVIL = b'evil"\n[ENQUEUE] FORGED\x01\x1b[31m\xff\\'
@@ -179,6 +179,13 @@ def evil_progress(attempt):
     well(attempt)
 
 
+def evil_reading(attempt):
+    for value in (b"-1", b"nan", b"", b"9" * 30, EVIL, 1001, 7):
+        send(READING, 0, {"temperature_c": value, "utilisation_percent": value,
+                          "memory_used_bytes": value, "xid_events": value, "last_xid": value})
+    well(attempt)
+
+
 def evil_log(attempt):
     for _ in range(1000):
         os.write(2, EVIL + b"\n")
@@ -257,7 +264,7 @@ GREETINGS = {function.__name__: function for function in (
 JOBS = {function.__name__: function for function in (
     crash, segfault, leave, close, hang, garbage, noisy_garbage, huge, partial, unended_fields,
     unknown_type, wrong_direction, bad_status, late_answer, deaf, twice, flood, endless_flood, evil_error,
-    evil_output, evil_progress, evil_log, greedy, probed_crash, probed_device, probed_sticky)}
+    evil_output, evil_progress, evil_reading, evil_log, greedy, probed_crash, probed_device, probed_sticky)}
 
 
 def first_start():

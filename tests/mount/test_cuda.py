@@ -1,8 +1,13 @@
 """The cuda backend behind a real mount, on the stand-in of the driver (tests/cuda/): what a guest and
 an administrator see of a device's errors."""
+import json
+import os
+import signal
+import subprocess
+
 import pytest
 
-from harness import BUILD, EXECUTOR, Background, StartError, wait_until, without_times
+from harness import (BUILD, EXECUTOR, Background, StartError, read_file, wait_until, without_times)
 
 STANDIN = BUILD / "tests" / "cuda"
 PROBE = "VECTOR_ADD n=1000 seed=7"
@@ -75,6 +80,51 @@ def test_a_device_that_is_lost(vgpufs, tmp_path, backend):
     assert daemon.stats()["pool A"]["state"] == "running"
     assert vm.status()["vm 3"]["crashes"] == "0"
     assert daemon.stats()["pool B"]["executor_restarts"] == "0"
+
+
+def test_readings(vgpufs, tmp_path):
+    """What NVIDIA's management library knows is in all statistics of the slot that has it."""
+    xid = tmp_path / "xid"
+    xid.write_text("")
+    settings = config(xid=xid)
+    settings["pool A"]["executor"] = settings["pool A"]["executor"].replace(
+        f'"{STANDIN}"', f'"{STANDIN}:{STANDIN}/nvml"')
+    daemon = vgpufs(settings)
+    wait_until(lambda: "xid_events" in daemon.stats()["slot A.0"], what="a reading")
+    xid.write_text("31 4294967295\n79 4294967295\n")
+    wait_until(lambda: daemon.stats()["slot A.0"]["xid_events"] == "2", what="errors are counted")
+    wanted = {"temperature_c": "41", "utilisation_percent": "73", "memory_used_bytes": "300",
+              "memory_bytes": "1000", "xid_events": "2", "last_xid": "79"}
+    slot = daemon.stats()["slot A.0"]
+    assert list(slot.items())[5:] == list(wanted.items())
+    assert list(daemon.stats()["slot B.0"])[5:] == []
+    pools = json.loads(read_file(daemon.path("stats.json")))["pools"]
+    slots = {each["name"]: each for pool in pools for each in pool["slots"]}
+    assert {key: str(slots["A.0"].get(key)) for key in wanted} == wanted
+    assert not wanted.keys() & slots["B.0"].keys()
+    metrics = read_file(daemon.path("metrics")).decode()
+    for line in ("temperature_celsius{A} 41", "utilisation_ratio{A} 0.73", "memory_used_bytes{A} 300",
+                 "memory_bytes{A} 1000", "xid_events_total{A} 2"):
+        assert "vgpufs_slot_" + line.replace("A", 'pool="A",slot="0"') + "\n" in metrics
+    assert 'temperature_celsius{pool="B"' not in metrics
+    checked = subprocess.run(["promtool", "check", "metrics"], input=metrics, text=True,
+                             capture_output=True)
+    assert (checked.returncode, checked.stderr) == (0, ""), checked.stdout
+    daemon.wait_log("XID 79")
+    # A new executor begins anew; the daemon does not.
+    old = daemon.executor_pid("A.0")
+    xid.write_text("")
+    os.kill(old, signal.SIGKILL)
+    wait_until(lambda: daemon.executor_pid("A.0") != old and
+               "temperature_c" in daemon.stats()["slot A.0"], what="a new reading")
+    assert daemon.stats()["slot A.0"]["xid_events"] == "2"
+
+
+def test_no_readings(vgpufs):
+    daemon = vgpufs(config())
+    daemon.vm(3).run("SLEEP ms=300")
+    assert len(daemon.stats()["slot A.0"]) == 5
+    assert "temperature" not in read_file(daemon.path("metrics")).decode()
 
 
 def test_what_the_configuration_says_of_the_device(vgpufs):

@@ -329,6 +329,19 @@ def test_an_evil_hello(vgpufs):
     assert_clean_log(daemon)
 
 
+def test_readings_that_are_none(vgpufs):
+    """Only numbers that can be are shown; and counted, where they are counts."""
+    daemon = vgpufs(faulty("evil_reading"))
+    assert list(slot(daemon))[5:] == []
+    for count in (1, 2):
+        assert daemon.vm(3).run("B:1:3:SLEEP ms=1").header["status"] == "done"
+        assert list(slot(daemon).items())[5:] == [
+            ("temperature_c", "7"), ("utilisation_percent", "7"), ("memory_used_bytes", "7"),
+            ("xid_events", str((7 + 1001) * count)), ("last_xid", "7")]
+    assert restarts(daemon) == 0
+    assert_clean_log(daemon)
+
+
 # --- devices in doubt ----------------------------------------------------------------------------
 
 def pool_state(daemon, pool="B"):

@@ -153,7 +153,7 @@ static void test_refused(void **state)
     for (size_t i = 0; i < 4; i++)
         assert_refused(i, '!', "no frame");
     assert_refused(4, 0, "unknown type");
-    assert_refused(4, FRAME_REFUSE + 1, "unknown type");
+    assert_refused(4, FRAME_READING + 1, "unknown type");
     assert_refused(5, 1, "unknown type");
     assert_refused(6, 1, "unknown flags");
     assert_refused(7, 1, "unknown flags");

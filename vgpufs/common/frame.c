@@ -83,7 +83,7 @@ static const char *frame_header_error(const struct frame_header *header)
         return "bytes that are no frame";
     if (le16toh(header->zero) != 0)
         return "a frame header with unknown flags";
-    if (le16toh(header->type) < FRAME_HELLO || le16toh(header->type) > FRAME_REFUSE)
+    if (le16toh(header->type) < FRAME_HELLO || le16toh(header->type) > FRAME_READING)
         return "a frame of an unknown type";
     if (le32toh(header->fields_size) > FRAME_MAX_FIELDS)
         return "a frame with too many fields";

@@ -39,6 +39,7 @@ enum frame_type {
     FRAME_RESERVED = 7, /* daemon: the answer; error= if it may not */
     FRAME_DONE = 8,     /* executor: status=done|failed|cancelled, the job's last frame */
     FRAME_REFUSE = 9,   /* executor, instead of a hello: error= says why it cannot serve */
+    FRAME_READING = 10, /* executor: what it measures of the device, if the hello asked for it */
 };
 
 struct frame {

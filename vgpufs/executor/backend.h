@@ -20,6 +20,13 @@ struct backend_options {
     unsigned mps_percent;      /* of the device's multiprocessors, under MPS; 0: as MPS says */
 };
 
+/* What is known of the device now; -1: unknown. */
+struct backend_reading {
+    int64_t temperature_c, utilisation_percent, memory_used_bytes, memory_bytes;
+    int64_t new_xid_events; /* errors that the driver has reported since the last reading */
+    int64_t last_xid;
+};
+
 struct backend {
     const char *name;
     /* open takes the device. 0, or -1 and `error` says in words why not. */
@@ -30,6 +37,8 @@ struct backend {
     enum job_status (*run)(const struct workload *workload, struct job *job);
     /* broken says why no further job can run in this process, or NULL. */
     const char *(*broken)(void);
+    /* read: false if nothing is known, now or later. NULL: nothing ever is. */
+    bool (*read)(struct backend_reading *reading);
     /* list prints a line for each device of this machine. */
     void (*list)(FILE *out);
 };

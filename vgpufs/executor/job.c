@@ -1,6 +1,7 @@
 #include "job.h"
 
 #include "common/number.h"
+#include "report.h"
 
 #include <fcntl.h>
 #include <inttypes.h>
@@ -147,6 +148,7 @@ static void job_send_progress(struct job *job, double progress)
     struct frame_builder builder = frame_begin(&job->frames, FRAME_PROGRESS, job->attempt);
     frame_field(&builder, "value", "%.4f", progress);
     frame_end(&builder, NULL, 0);
+    report_append(&job->frames, false);
     if (channel_send(job->channel, &job->frames) < 0)
         job->stopped = true;
 }
@@ -329,6 +331,8 @@ void job_answer(struct job *job, enum job_status status, bool leaving)
         close(job->descriptors[i]);
     job->descriptor_count = 0;
     job_build_output(job);
+    if (leaving) /* the last word before the connection ends */
+        report_append(&job->frames, true);
     struct frame_builder builder = frame_begin(&job->frames, FRAME_DONE, job->attempt);
     frame_field(&builder, "status", "%s", names[status]);
     if (status == JOB_FAILED)
@@ -345,5 +349,9 @@ void job_answer(struct job *job, enum job_status status, bool leaving)
     frame_field(&builder, "compute_us", "%" PRIu64, job->compute_ns / 1000);
     frame_field(&builder, "copy_us", "%" PRIu64, job->copy_ns / 1000);
     frame_end(&builder, NULL, 0);
+    channel_send(job->channel, &job->frames);
+    if (leaving)
+        return;
+    report_append(&job->frames, false); /* after the answer: reading takes its time */
     channel_send(job->channel, &job->frames);
 }

@@ -3,6 +3,7 @@
 #include "common/log.h"
 #include "common/number.h"
 #include "parallel.h"
+#include "report.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -86,6 +87,10 @@ static int greet(struct channel *channel, const struct backend *backend, const c
         build_refuse(&answer, wrong);
     else
         build_hello(&answer, backend, count > 0);
+    if (!wrong && frame_get(&frame, "readings")) {
+        report_start(backend);
+        report_append(&answer, true);
+    }
     int result = channel_send(channel, &answer);
     text_finish(&answer);
     return wrong ? -1 : result;
@@ -109,8 +114,12 @@ static void serve_jobs(struct channel *channel, const struct backend *backend)
 {
     struct job job = {0};
     struct frame frame;
-    while (!backend->broken() && channel_receive(channel, &frame, -1) > 0) {
-        if (frame.type == FRAME_JOB) {
+    int got;
+    while (!backend->broken() && (got = channel_receive(channel, &frame, report_wait_ms())) >= 0) {
+        if (got == 0) {
+            report_append(&job.frames, false);
+            channel_send(channel, &job.frames);
+        } else if (frame.type == FRAME_JOB) {
             run_job(&job, backend, channel, &frame);
         } else if (frame.type != FRAME_CANCEL && frame.type != FRAME_RESERVED) {
             /* Those two may be late, for a job that has just ended. */

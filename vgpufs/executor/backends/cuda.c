@@ -3,6 +3,7 @@
 #include "executor/cuda/device.h"
 #include "executor/cuda/driver.h"
 #include "executor/cuda/image.h"
+#include "executor/cuda/nvml.h"
 
 #ifdef KERNELS_IMAGE
 
@@ -71,6 +72,24 @@ static enum job_status cuda_run(const struct workload *workload, struct job *job
     return status;
 }
 
+static bool cuda_read(struct backend_reading *reading)
+{
+    static int64_t told;
+    struct nvml_reading known = nvml_read(device.uuid);
+    *reading = (struct backend_reading){
+        .temperature_c = known.temperature_c,
+        .utilisation_percent = known.utilisation_percent,
+        .memory_used_bytes = known.memory_used_bytes,
+        .memory_bytes = known.memory_bytes,
+        .new_xid_events = known.xid_events < 0 ? -1 : known.xid_events - told,
+        .last_xid = known.last_xid,
+    };
+    if (known.xid_events >= 0)
+        told = known.xid_events;
+    return known.name[0] || known.temperature_c >= 0 || known.memory_bytes >= 0 ||
+           known.xid_events >= 0;
+}
+
 const struct backend backend_cuda = {
     .name = "cuda",
     .open = cuda_open,
@@ -78,5 +97,6 @@ const struct backend backend_cuda = {
     .device_name = cuda_device_name,
     .run = cuda_run,
     .broken = device_broken,
+    .read = cuda_read,
     .list = cuda_list,
 };

@@ -9,9 +9,13 @@
 
 /* -1: unknown, as all of them without the library. */
 struct nvml_reading {
-    int64_t temperature_c, utilisation_percent, memory_used_bytes;
+    char name[96]; /* "": unknown */
+    int64_t temperature_c, utilisation_percent, memory_used_bytes, memory_bytes;
+    int64_t xid_events; /* errors that the driver has reported since the first reading */
+    int64_t last_xid;   /* the code of the last of them */
 };
 
+/* nvml_read: `uuid` is the same in every call of a process, GPU- or MIG-. */
 struct nvml_reading nvml_read(const char *uuid);
 
 #endif

@@ -64,6 +64,7 @@ static enum job_status device_info_cuda(struct job *job)
     bool known = driver.cuMemGetInfo && driver.cuMemGetInfo(&available, &total) == CUDA_SUCCESS;
     job_printf(job, "backend=%s\n", backend_cuda.name);
     print_quoted(job, "device", device.name);
+    print_quoted(job, "product", reading.name[0] ? reading.name : "-");
     job_printf(job, "uuid=%s\n", device.uuid);
     job_printf(job, "compute_capability=%d.%d\n", device.major, device.minor);
     job_printf(job, "multiprocessors=%u\n", device.multiprocessors);
@@ -74,6 +75,8 @@ static enum job_status device_info_cuda(struct job *job)
     print_reading(job, "memory_used_bytes", reading.memory_used_bytes);
     print_reading(job, "temperature_c", reading.temperature_c);
     print_reading(job, "utilisation_percent", reading.utilisation_percent);
+    print_reading(job, "xid_events", reading.xid_events);
+    print_reading(job, "last_xid", reading.last_xid);
     job_printf(job, "driver_cuda=%d.%d\n", version / 1000, version % 1000 / 10);
     print_end(job);
     return JOB_DONE;
