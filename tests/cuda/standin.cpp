@@ -20,6 +20,7 @@
  *   STANDIN_DRIVER=12040        the driver's version; one below the kernels' cannot load them
  *   STANDIN_MISSING=CALL,CALL   entry points that it does not have
  *   STANDIN_NO_FATBIN=1         it takes PTX alone
+ *   STANDIN_EXPORTS=1           it has cuGetExportTable, as a driver for which libraries are loaded
  *   STANDIN_ACCOUNT=FILE        at the process's end: how often each call was made, what was left
  *                               behind, how much memory was given back without being cleared, how
  *                               many allocations were used without being cleared first, how often
@@ -78,7 +79,7 @@ struct standin {
     std::string fail_call;
     long fail_number = 0, launched = 0, skip = 0, endless = 0, late_us = 0;
     CUresult fail_code = 0, sticky = 0;
-    bool initialised = false, stub = false, no_fatbin = false;
+    bool initialised = false, stub = false, no_fatbin = false, exports = false;
     int devices = 1, driver = KERNELS_DRIVER;
     size_t memory = (size_t)1 << 30, used = 0, peak = 0, unclear_bytes = 0, unwiped = 0, seen = 0;
     uint32_t pattern = 0;
@@ -126,6 +127,7 @@ static standin *make()
     s->devices = (int)number("STANDIN_DEVICES", 1);
     s->stub = number("STANDIN_STUB", 0);
     s->driver = (int)number("STANDIN_DRIVER", KERNELS_DRIVER);
+    s->exports = number("STANDIN_EXPORTS", 0);
     s->no_fatbin = number("STANDIN_NO_FATBIN", 0);
     s->missing = std::string(",") + setting("STANDIN_MISSING") + ",";
     s->account = setting("STANDIN_ACCOUNT");
@@ -689,6 +691,12 @@ static CUresult cuGetErrorString(CUresult, const char **text)
     return CUDA_SUCCESS;
 }
 
+/* NVIDIA's runtime asks for its tables; here are none. */
+static CUresult no_export_table(const void **, const CUuuid *)
+{
+    return CUDA_ERROR_NOT_FOUND;
+}
+
 extern "C" __attribute__((visibility("default"))) CUresult
 cuGetProcAddress_v2(const char *name, void **address, int version, uint64_t, int *found);
 
@@ -701,6 +709,12 @@ CUresult cuGetProcAddress_v2(const char *name, void **address, int version, uint
     };
     if (self.stub)
         return CUDA_ERROR_STUB_LIBRARY;
+    if (strcmp(name, "cuGetExportTable") == 0 && self.exports) {
+        *address = (void *)no_export_table;
+        if (found)
+            *found = 0;
+        return CUDA_SUCCESS;
+    }
     const auto call = calls.find(name);
     const bool has = call != calls.end() && version >= 12000 &&
                      self.missing.find(std::string(",") + name + ",") == std::string::npos;

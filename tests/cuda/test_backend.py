@@ -247,6 +247,92 @@ def test_the_pool_keeps_memory_and_nothing_is_made_in_a_job():
     assert account.threshold >= 1 << 28
 
 
+# --- libraries -----------------------------------------------------------------------------------
+
+CUBLAS = f"{STANDIN}:{os.path.join(STANDIN, 'cublas')}"
+
+
+def info(executor):
+    return executor.done("DEVICE_INFO").output
+
+
+def cublas(tmp_path, *options, **standin):
+    return Executor("--backend=cuda", *options, library=CUBLAS, exports=1,
+                    cublas_log=tmp_path / "log", **standin)
+
+
+@pytest.mark.parametrize("scrub", ["yes", "no"])
+@pytest.mark.parametrize("dtype,typecode,roundoff", [("f32", "f", 2**-24), ("f64", "d", 2**-53)])
+def test_products_by_cublas(cpu, tmp_path, dtype, typecode, roundoff, scrub):
+    """Made-up input gives the cpu's digits, files its numbers within the bound; without clearing,
+    C has nonsense in it before. Late streams: cuBLAS works in the lane's order."""
+    with cublas(tmp_path, f"--scrub={scrub}", late_us=300) as cuda:
+        assert 'blas="cuBLAS 13.1.2"\n' in info(cuda)
+        for m, n, k in PRODUCTS:
+            arguments = {"m": m, "n": n, "k": k, "seed": 9, "dtype": dtype}
+            assert cuda.done("MATRIX_MUL", **arguments).answer == \
+                cpu.done("MATRIX_MUL", **arguments).answer
+        wanted = "".join(f"{dtype} {n} {m} {k}\n" for m, n, k in PRODUCTS)
+        assert (tmp_path / "log").read_text() == wanted
+        m, n, k = 7, 5, 11
+        chooser = random.Random(6)
+        left, right = ([chooser.uniform(-1, 1) for _ in range(count)] for count in (m * k, k * n))
+        a, b = file_of(typecode, left), file_of(typecode, right)
+        with tempfile.TemporaryFile() as out:
+            cuda.done("MATRIX_MUL", m=m, n=n, k=k, dtype=dtype, files={"a": a, "b": b, "out": out})
+            for i, found in enumerate(content(out, typecode)):
+                terms = [left[i // n * k + d] * right[d * n + i % n] for d in range(k)]
+                assert abs(found - sum(terms)) <= 4 * (k + 1) * roundoff * sum(map(abs, terms))
+        if scrub == "yes":
+            clean(cuda)
+
+
+def test_products_by_cublas_in_bands(cpu, tmp_path):
+    """More operations than go between two looks at the clock: each band has its rows of A and C."""
+    arguments = {"m": 2112, "n": 256, "k": 1024}
+    with cublas(tmp_path) as cuda:
+        assert cuda.done("MATRIX_MUL", **arguments).answer == \
+            cpu.done("MATRIX_MUL", **arguments).answer
+    rows = [int(line.split()[2]) for line in (tmp_path / "log").read_text().splitlines()]
+    assert len(rows) > 1 and sum(rows) == 2112
+
+
+@pytest.mark.parametrize("fail,words", [("create:1", "error 1 at its start"), ("gemm:13", "error 13"),
+                                        ("gemm:3", "error 3")])
+def test_cublas_that_fails_is_left_out(cpu, tmp_path, fail, words):
+    with cublas(tmp_path, cublas_fail=fail) as cuda:
+        for _ in range(2):
+            assert cuda.done("MATRIX_MUL", m=65, n=40, k=30).answer == \
+                cpu.done("MATRIX_MUL", m=65, n=40, k=30).answer
+        assert 'blas="own kernels (' in info(cuda) and words in info(cuda)
+        assert not (tmp_path / "log").exists()
+        account = clean(cuda)
+        assert sum(count for name, count in account.launches.items()
+                   if name.startswith("multiply")) == 2
+
+
+def test_without_room_for_cublas(cpu, tmp_path):
+    """Its workspace counts as the job's memory; a job does not fail for it."""
+    with cublas(tmp_path, "--device-memory=1048576") as cuda:
+        assert cuda.done("MATRIX_MUL", m=65, n=40, k=30).answer == \
+            cpu.done("MATRIX_MUL", m=65, n=40, k=30).answer
+        assert not (tmp_path / "log").exists()
+        assert 'blas="cuBLAS' in info(cuda)
+        clean(cuda)
+
+
+def test_no_library_for_a_driver_without_tables(tmp_path):
+    """It would be loaded for nothing."""
+    with Executor(library=CUBLAS) as cuda:
+        assert 'blas="own kernels (cuBLAS: this driver is for the driver API alone)"' in info(cuda)
+
+
+def test_libraries_of_the_host(cpu):
+    output = info(cpu)
+    for words in ('blas="OpenBLAS ', 'fft="fftw-3', 'sha256="Nettle '):
+        assert "\n" + words in output
+
+
 # --- which device --------------------------------------------------------------------------------
 
 UUID = "00112233-4455-6677-8899-aabbccddee"

@@ -1,5 +1,7 @@
 #include "device.h"
 
+#include "blas.h"
+
 #include "common/log.h"
 #include "common/number.h"
 #include "driver.h"
@@ -70,25 +72,16 @@ static int clear(struct job *job, CUdeviceptr address, uint64_t bytes)
     return device_launch_array(job, lane, KERNEL_clear, bytes / 16, arguments);
 }
 
-int device_allocate(struct job *job, size_t bytes, CUdeviceptr *address)
+/* allocate is device_allocate_if_room without a word about what is lacking. */
+static int allocate(struct job *job, size_t bytes, CUdeviceptr *address)
 {
     if (state.allocation_count == DEVICE_MAX_ALLOCATIONS)
         abort(); /* a mistake in the workload */
-    if (bytes > device.job_memory_bytes - state.allocated_bytes) {
-        job_fail(job,
-                 "the pool's device_memory of %" PRIu64 " MiB does not do for this job: take a "
-                 "smaller one",
-                 device.job_memory_bytes >> 20);
-        return -1;
-    }
     CUstream stream = device.lanes[0].stream;
     CUresult result = device.pooled ? driver.cuMemAllocAsync(address, bytes, stream)
                                     : driver.cuMemAlloc(address, bytes);
-    if (result == CUDA_ERROR_OUT_OF_MEMORY) {
-        job_fail(job, "the device has no %zu MiB of memory left: take a smaller job",
-                 (bytes >> 20) + 1);
-        return -1;
-    }
+    if (result == CUDA_ERROR_OUT_OF_MEMORY)
+        return 0;
     if (check(job, result, device.pooled ? "cuMemAllocAsync" : "cuMemAlloc") < 0)
         return -1;
     state.allocations[state.allocation_count].address = *address;
@@ -99,7 +92,31 @@ int device_allocate(struct job *job, size_t bytes, CUdeviceptr *address)
         return -1;
     /* The memory is there, and clear, in the order of its stream; the other lane is to have it too.
      */
-    return device.pooled || device.scrubbed ? CHECK(job, cuStreamSynchronize, (stream)) : 0;
+    if ((device.pooled || device.scrubbed) && CHECK(job, cuStreamSynchronize, (stream)) < 0)
+        return -1;
+    return 1;
+}
+
+int device_allocate_if_room(struct job *job, size_t bytes, CUdeviceptr *address)
+{
+    return bytes > device.job_memory_bytes - state.allocated_bytes ? 0
+                                                                   : allocate(job, bytes, address);
+}
+
+int device_allocate(struct job *job, size_t bytes, CUdeviceptr *address)
+{
+    if (bytes > device.job_memory_bytes - state.allocated_bytes) {
+        job_fail(job,
+                 "the pool's device_memory of %" PRIu64 " MiB does not do for this job: take a "
+                 "smaller one",
+                 device.job_memory_bytes >> 20);
+        return -1;
+    }
+    int got = allocate(job, bytes, address);
+    if (got == 0)
+        job_fail(job, "the device has no %zu MiB of memory left: take a smaller job",
+                 (bytes >> 20) + 1);
+    return got > 0 ? 0 : -1;
 }
 
 int device_copy_in(struct job *job, struct device_lane *lane, CUdeviceptr to, const void *from,
@@ -494,6 +511,7 @@ int device_open(const struct backend_options *options, char *error, size_t size)
     for (size_t i = 0; i < DEVICE_LANES; i++)
         if (make_lane(&probe, &device.lanes[i]) < 0)
             goto error;
+    blas_open();
     if (try_device(&probe) < 0 || device_end_job(&probe) < 0)
         goto error;
     return 0;
@@ -526,6 +544,7 @@ void device_close(void)
     if (state.broken[0])
         return;
     if (state.context) {
+        blas_close();
         for (size_t i = 0; i < DEVICE_LANES; i++)
             destroy_lane(&device.lanes[i]);
         if (state.module && driver.cuModuleUnload)

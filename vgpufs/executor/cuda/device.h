@@ -66,6 +66,8 @@ extern struct device device;
  * they are done: device_wait waits for a lane. A host address of a copy is in its lane's staging.
  */
 int device_allocate(struct job *job, size_t bytes, CUdeviceptr *address);
+/* device_allocate_if_room: 1 if there was room, 0 if not, -1 and the job has failed. */
+int device_allocate_if_room(struct job *job, size_t bytes, CUdeviceptr *address);
 int device_copy_in(struct job *job, struct device_lane *lane, CUdeviceptr to, const void *from,
                    size_t bytes);
 int device_copy_out(struct job *job, struct device_lane *lane, void *to, CUdeviceptr from,

@@ -142,6 +142,12 @@ static void *find_address(const struct call *call)
                                                            : dlsym(library, call->exported);
 }
 
+bool driver_has(const char *name, const char *exported)
+{
+    struct call call = {.name = name, .exported = exported};
+    return find_address(&call) != NULL;
+}
+
 static int find_calls(char *error, size_t size)
 {
     char missing[512] = "";

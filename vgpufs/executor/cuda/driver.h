@@ -9,6 +9,8 @@
 
 #include "api.h"
 
+#include <stdbool.h>
+
 #define DRIVER_LIBRARY "libcuda.so.1"
 
 /* What an error of the driver says about what comes next. */
@@ -36,6 +38,9 @@ extern struct driver driver;
  * says in words what is missing and what to do.
  */
 int driver_load(char *error, size_t size);
+
+/* driver_has: is there such an entry point, in the version of CUDA 12? */
+bool driver_has(const char *name, const char *exported);
 
 /* driver_explain writes what went wrong in `call` and returns its fault. */
 enum driver_fault driver_explain(CUresult result, const char *call, char *error, size_t size);

@@ -1,11 +1,15 @@
 #include "executor/backend.h"
+#include "executor/cuda/blas.h"
 #include "executor/cuda/device.h"
 #include "executor/cuda/driver.h"
 #include "executor/cuda/nvml.h"
 
 #include <cblas.h>
+#include <fftw3.h>
 #include <inttypes.h>
+#include <nettle/version.h>
 #include <sched.h>
+#include <string.h>
 #include <unistd.h>
 
 /* The affinity mask is what the process may use; it can be wider than CPU_SETSIZE. */
@@ -33,16 +37,29 @@ static void print_end(struct job *job)
     job_printf(job, "version=%s\n", VGPUFS_VERSION);
 }
 
+/* print_host_libraries: a workload with kernels for the device does not use these. */
+static void print_host_libraries(struct job *job, const char *backend)
+{
+    char text[320];
+    bool cuda = strcmp(backend, backend_cuda.name) == 0;
+    snprintf(text, sizeof(text), "%s, core %s", openblas_get_config(), openblas_get_corename());
+    if (!cuda)
+        print_quoted(job, "blas", text);
+    if (!cuda || !workload_fft.cuda)
+        print_quoted(job, "fft", fftw_version);
+    snprintf(text, sizeof(text), "Nettle %d.%d", nettle_version_major(), nettle_version_minor());
+    if (!cuda || !workload_sha256.cuda)
+        print_quoted(job, "sha256", text);
+}
+
 static enum job_status device_info_run(struct job *job)
 {
-    char blas[320];
-    snprintf(blas, sizeof(blas), "%s, core %s", openblas_get_config(), openblas_get_corename());
     job_printf(job, "backend=%s\n", backend_cpu.name);
     print_quoted(job, "device", backend_cpu.device_name());
     job_printf(job, "cores=%ld\n", usable_cores());
     job_printf(job, "memory_bytes=%" PRIu64 "\n",
                (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE));
-    print_quoted(job, "blas", blas);
+    print_host_libraries(job, backend_cpu.name);
     print_end(job);
     return JOB_DONE;
 }
@@ -77,6 +94,12 @@ static enum job_status device_info_cuda(struct job *job)
     print_reading(job, "utilisation_percent", reading.utilisation_percent);
     print_reading(job, "xid_events", reading.xid_events);
     print_reading(job, "last_xid", reading.last_xid);
+    print_quoted(job, "blas", blas_name());
+    if (workload_fft.cuda)
+        print_quoted(job, "fft", "own kernels");
+    if (workload_sha256.cuda)
+        print_quoted(job, "sha256", "own kernels");
+    print_host_libraries(job, backend_cuda.name);
     job_printf(job, "driver_cuda=%d.%d\n", version / 1000, version % 1000 / 10);
     print_end(job);
     return JOB_DONE;

@@ -2,6 +2,7 @@
  * C = A * B with OpenBLAS, in tiles: a job that is cancelled stops after its tile.
  */
 #include "executor/array.h"
+#include "executor/cuda/blas.h"
 #include "executor/cuda/device.h"
 #include "executor/generate.h"
 #include "executor/workloads.h"
@@ -383,8 +384,9 @@ static int product_run(struct product *product)
 /* --- cuda --------------------------------------------------------------------------------------
  */
 
-/* Floating-point operations between two looks at the clock: some 3 ms of an H100 in f32. */
-#define BAND_OPERATIONS ((uint64_t)1 << 37)
+/* Floating-point operations of a multiprocessor between two looks at the clock: some 1 ms of an
+ * H100 in f32. */
+#define BAND_OPERATIONS ((uint64_t)1 << 29)
 
 /* device_input puts A or B onto the device. */
 static int device_input(struct product *product, int matrix, CUdeviceptr to)
@@ -422,24 +424,51 @@ static struct tiling tiling_of(const struct product *product)
     return (struct tiling){KERNEL_multiply_f32, side};
 }
 
+/* multiply_rows computes `rows` of C from `first` on, by cuBLAS where *library says so. */
+static int multiply_rows(struct product *product, const CUdeviceptr matrices[3],
+                         const struct tiling *tiling, uint64_t first, uint64_t rows, bool *library)
+{
+    struct job *job = product->job;
+    struct device_lane *lane = &device.lanes[0];
+    uint64_t n = product->n, k = product->k, bytes = product->element_bytes;
+    struct blas_product part = {
+        .f64 = product->f64,
+        .m = (int)rows,
+        .n = (int)n,
+        .k = (int)k,
+        .a = matrices[A] + first * k * bytes,
+        .b = matrices[B],
+        .c = matrices[C] + first * n * bytes,
+    };
+    *library = *library && blas_multiply(lane, &part);
+    if (*library)
+        return 0;
+    unsigned across = (unsigned)((n + tiling->side - 1) / tiling->side);
+    unsigned down = (unsigned)((rows + tiling->side - 1) / tiling->side);
+    CUdeviceptr a = matrices[A], b = matrices[B], c = matrices[C];
+    void *arguments[] = {&a, &b, &c, &first, &product->m, &product->n, &product->k};
+    return device_launch(job, lane, tiling->kernel, across, down, MULTIPLY_THREADS, arguments);
+}
+
 /* device_multiply goes through C in bands of whole tiles; a cancelled job stops after its band. */
-static int device_multiply(struct product *product, CUdeviceptr matrices[3], double from, double to)
+static int device_multiply(struct product *product, const CUdeviceptr matrices[3], double from,
+                           double to)
 {
     struct job *job = product->job;
     struct device_lane *lane = &device.lanes[0];
     struct tiling tiling = tiling_of(product);
-    uint64_t m = product->m, tiles = BAND_OPERATIONS / (2 * product->k * product->n) / tiling.side;
+    uint64_t m = product->m, operations = BAND_OPERATIONS * device.multiprocessors;
+    uint64_t tiles = operations / (2 * product->k * product->n) / tiling.side;
     uint64_t rows = (tiles > 0 ? tiles : 1) * tiling.side;
-    unsigned across = (unsigned)((product->n + tiling.side - 1) / tiling.side);
+    int prepared = blas_prepare(job);
+    bool library = prepared > 0;
+    if (prepared < 0)
+        return -1;
     for (uint64_t first = 0; first < m; first += rows) {
         uint64_t here = m - first < rows ? m - first : rows;
-        unsigned down = (unsigned)((here + tiling.side - 1) / tiling.side);
-        void *arguments[] = {&matrices[A], &matrices[B], &matrices[C], &first,
-                             &product->m,  &product->n,  &product->k};
         if (job_step(job, from + (to - from) * (double)first / (double)m) < 0 ||
             device_mark(job, lane, MARK_BEGIN) < 0 ||
-            device_launch(job, lane, tiling.kernel, across, down, MULTIPLY_THREADS, arguments) <
-                0 ||
+            multiply_rows(product, matrices, &tiling, first, here, &library) < 0 ||
             device_mark(job, lane, MARK_COMPUTED) < 0 || device_wait(job, lane) < 0)
             return -1;
     }
