@@ -1,7 +1,9 @@
 /* vgpufs(8): options, configuration, start and stop. */
+#include "check.h"
 #include "clock.h"
 #include "common/log.h"
 #include "config.h"
+#include "nfs_exports.h"
 #include "server.h"
 #include "session.h"
 #include "stats.h"
@@ -29,12 +31,12 @@
 struct options {
     const char *config_file, *mountpoint;
     struct session_options session;
-    bool foreground, check;
+    bool foreground, check, exports;
 };
 
 static const char help_text[] =
     "usage: vgpufs [-c FILE] [-f] [-o OPTIONS] [MOUNTPOINT]\n"
-    "       vgpufs [-c FILE] --check\n"
+    "       vgpufs [-c FILE] --check | --exports\n"
     "\n"
     "Mounts the GPU job queue of many virtual machines as a filesystem and serves it.\n"
     "Without -f it goes to the background; the parent exits 0 when all is mounted.\n"
@@ -44,7 +46,8 @@ static const char help_text[] =
     "  -o, --options=LIST   further mount options for fuse(8)\n"
     "      --mount-socket=PATH\n"
     "                       take the mount from vgpufs-mount(8), which listens there\n"
-    "      --check          check the configuration and exit\n"
+    "      --check          check the configuration and this machine, and exit\n"
+    "      --exports        print the lines of /etc/exports for the VMs, and exit\n"
     "      --help-config    list every key of the configuration with its default\n"
     "  -h, --help           this text\n"
     "  -V, --version        the version\n"
@@ -53,7 +56,7 @@ static const char help_text[] =
     "the configuration again.\n"
     "See vgpufs(8), vgpufs(7) for the tree, vgpufs.conf(5).\n";
 
-enum { OPTION_CHECK = 256, OPTION_HELP_CONFIG, OPTION_MOUNT_SOCKET };
+enum { OPTION_CHECK = 256, OPTION_EXPORTS, OPTION_HELP_CONFIG, OPTION_MOUNT_SOCKET };
 
 static const struct option long_options[] = {
     {"config", required_argument, NULL, 'c'},
@@ -61,6 +64,7 @@ static const struct option long_options[] = {
     {"options", required_argument, NULL, 'o'},
     {"mount-socket", required_argument, NULL, OPTION_MOUNT_SOCKET},
     {"check", no_argument, NULL, OPTION_CHECK},
+    {"exports", no_argument, NULL, OPTION_EXPORTS},
     {"help-config", optional_argument, NULL, OPTION_HELP_CONFIG},
     {"help", no_argument, NULL, 'h'},
     {"version", no_argument, NULL, 'V'},
@@ -102,6 +106,9 @@ static int options_read(int argc, char **argv, struct options *options)
             break;
         case OPTION_CHECK:
             options->check = true;
+            break;
+        case OPTION_EXPORTS:
+            options->exports = true;
             break;
         case OPTION_HELP_CONFIG:
             return help_config(optarg);
@@ -314,6 +321,28 @@ static int run(const struct options *options, struct config *config)
     return status;
 }
 
+/* check returns the exit status of --check. */
+static int check(const struct options *options, const struct config *config)
+{
+    struct check_machine machine = check_real_machine;
+    machine.mount_socket = options->session.mount_socket;
+    printf("%s: no mistakes: %zu VMs, %zu pools\n", config->file, config->vm_count,
+           config->pool_count);
+    unsigned errors = check_run(config, &machine, stdout);
+    return fflush(stdout) == 0 && errors == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
+
+/* exports returns the exit status of --exports. */
+static int exports(const struct config *config)
+{
+    struct text error = {0};
+    int result = nfs_exports_print(config, stdout, &error);
+    if (result < 0)
+        log_error("%s", error.data ? error.data : "no memory");
+    text_finish(&error);
+    return result == 0 && fflush(stdout) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
+
 int main(int argc, char **argv)
 {
     struct options options;
@@ -325,11 +354,10 @@ int main(int argc, char **argv)
     if (!config)
         return EXIT_FAILURE;
     log_set_level(config->log_level);
-    if (options.check) {
-        printf("%s: no mistakes: %zu VMs, %zu pools\n", config->file, config->vm_count,
-               config->pool_count);
+    if (options.check || options.exports) {
+        status = options.check ? check(&options, config) : exports(config);
         config_destroy(config);
-        return EXIT_SUCCESS;
+        return status;
     }
     if (!options.foreground)
         background_enter();

@@ -126,9 +126,33 @@ def test_a_bad_configuration(vgpufs, config, words):
 
 def test_check_of_a_good_configuration(vgpufs):
     daemon = vgpufs(start=False)
-    status, _, error = run(VGPUFS, "-c", daemon.config_file, "--check", env=daemon.environment())
-    assert (status, error) == (0, "")
+    status, output, error = run(VGPUFS, "-c", daemon.config_file, "--check",
+                                env=daemon.environment())
+    assert (status, error) == (0, ""), output
+    assert "no mistakes: 200 VMs, 2 pools\nok       state_dir\n" in output
     assert not mounted(daemon.mountpoint)
+
+
+def test_check_finds_what_is_wrong(vgpufs):
+    """On standard output, like all that it finds; the status says that there is something."""
+    daemon = vgpufs({"pool B": {"executor": "/nonexistent/executor"}}, start=False)
+    status, output, error = run(VGPUFS, "-c", daemon.config_file, "--check",
+                                env=daemon.environment())
+    assert (status, error) == (1, "")
+    assert "error    executors: pool B: '/nonexistent/executor --list': No such file" in output
+
+
+def test_exports(vgpufs):
+    daemon = vgpufs({"vm 3": {"address": "192.0.2.3"}}, start=False)
+    status, output, error = run(VGPUFS, "-c", daemon.config_file, "--exports")
+    assert (status, error) == (0, "")
+    uid = 20003 if IS_ROOT else os.geteuid()
+    line, comment = output.splitlines()
+    assert line.startswith(f"{daemon.mountpoint} 192.0.2.3(rw,sync,")
+    assert line.endswith(f",all_squash,anonuid={uid},anongid={uid})")
+    assert comment.startswith("# not exported: vm1-2 vm4-200:")
+    daemon.write_config({})
+    assert_one_line_error("vgpufs", *run(VGPUFS, "-c", daemon.config_file, "--exports")[::2], "address")
 
 
 def test_no_configuration(vgpufs):

