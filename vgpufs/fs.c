@@ -4,6 +4,8 @@
 #include "clock.h"
 #include "common/log.h"
 #include "fs_handle.h"
+#include "nfs_lines.h"
+#include "nfs_view.h"
 #include "nfs_wait.h"
 #include "nodes.h"
 #include "server.h"
@@ -135,16 +137,34 @@ static void fs_lookup(fuse_req_t request, fuse_ino_t parent, const char *name)
         reply_entry(request, &node);
 }
 
+/* reply_view tells an NFS server of a text what its READs will return. */
+static void reply_view(fuse_req_t request, const struct node *node)
+{
+    struct stat stat;
+    struct timespec changed;
+    off_t size;
+    int error = nfs_view_stat(node, &size, &changed);
+    if (error) {
+        fuse_reply_err(request, error);
+        return;
+    }
+    node_stat_as(node, size, &changed, &stat);
+    fuse_reply_attr(request, &stat, 0);
+}
+
 static void fs_getattr(fuse_req_t request, fuse_ino_t ino, struct fuse_file_info *info)
 {
     struct node node;
     (void)info;
     if (!node_for(request, ino, &node))
         return;
-    if (node.type->content == CONTENT_RESULT && from_nfs(request))
+    bool matters = node.type->content == CONTENT_RESULT || node.type->render;
+    if (!matters || node_access(&node, fuse_req_ctx(request)->uid) || !from_nfs(request))
+        reply_attr(request, &node);
+    else if (node.type->content == CONTENT_RESULT)
         nfs_wait_getattr(request, &node);
     else
-        reply_attr(request, &node);
+        reply_view(request, &node);
     node_release(&node);
 }
 
@@ -162,7 +182,7 @@ static int set_owner_error(const struct node *node, const struct stat *wanted, i
     return 0;
 }
 
-static int set_size(const struct node *node, uint64_t size)
+static int set_size(fuse_req_t request, const struct node *node, uint64_t size)
 {
     switch (node->type->content) {
     case CONTENT_BYTES: {
@@ -172,6 +192,8 @@ static int set_size(const struct node *node, uint64_t size)
         return error;
     }
     case CONTENT_TEXT: /* a shell's `>`: what was written before is a command, not content */
+        if (node->type->accept && from_nfs(request))
+            return nfs_lines_truncate(node, size);
         return node->type->accept && size == 0 ? 0 : EINVAL;
     default:
         return EINVAL;
@@ -211,7 +233,7 @@ static void fs_setattr(fuse_req_t request, fuse_ino_t ino, struct stat *wanted, 
         return;
     int error = set_owner_error(&node, wanted, to_set);
     if (!error && (to_set & FUSE_SET_ATTR_SIZE))
-        error = set_size(&node, (uint64_t)wanted->st_size);
+        error = set_size(request, &node, (uint64_t)wanted->st_size);
     if (error) {
         fuse_reply_err(request, error);
     } else {
@@ -376,7 +398,9 @@ static void fs_symlink(fuse_req_t request, const char *target, fuse_ino_t parent
 /* open_matters: does it matter for what is opened who opens it? */
 static bool open_matters(const struct node *node)
 {
-    return node->vm && node->type->content != CONTENT_BYTES;
+    enum node_content content = node->type->content;
+    return content == CONTENT_TEXT || content == CONTENT_RESULT ||
+           (content == CONTENT_DIRECTORY && node->vm);
 }
 
 static void fs_open(fuse_req_t request, fuse_ino_t ino, struct fuse_file_info *info)

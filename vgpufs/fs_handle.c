@@ -1,6 +1,8 @@
 #include "fs_handle.h"
 
 #include "data.h"
+#include "nfs_lines.h"
+#include "nfs_view.h"
 #include "nfs_wait.h"
 #include "parked.h"
 #include "server.h"
@@ -17,9 +19,10 @@ struct handle {
     struct node node;               /* its references are the handle's */
     struct handle *previous, *next; /* all that are open; handles_lock guards them */
     bool nfs;                       /* an NFS server's */
+    bool writes;                    /* it was opened for writing */
     union {
         struct {                   /* CONTENT_TEXT */
-            struct blob *snapshot; /* what reads return; NULL: not opened for reading */
+            struct blob *snapshot; /* what local reads return; NULL: not opened for them */
             pthread_mutex_t lock;  /* guards `lines` */
             struct lines lines;
             state_ticket accepted; /* what close() waits for; guarded by the lock too */
@@ -55,10 +58,24 @@ static int mode_error(const struct node *node, int flags)
     return (reads && !readable) || (writes && !type->accept) ? EACCES : 0;
 }
 
+/* An NFS server's: what is written and read belongs to the node. */
+static int nfs_text_open(struct handle *handle, int flags)
+{
+    if (!handle->writes)
+        return 0;
+    nfs_lines_open(&handle->node);
+    int error = flags & O_TRUNC ? nfs_lines_truncate(&handle->node, 0) : 0;
+    if (error)
+        nfs_lines_close(&handle->node);
+    return error;
+}
+
 static int text_open(struct handle *handle, int flags)
 {
     struct text text = {0};
     pthread_mutex_init(&handle->text.lock, NULL);
+    if (handle->nfs)
+        return nfs_text_open(handle, flags);
     if ((flags & O_ACCMODE) == O_WRONLY)
         return 0;
     handle->node.type->render(&handle->node, &text);
@@ -115,6 +132,8 @@ static void content_close(struct handle *handle)
     struct vm *vm = handle->node.vm;
     switch (handle->node.type->content) {
     case CONTENT_TEXT:
+        if (handle->nfs && handle->writes)
+            nfs_lines_close(&handle->node);
         blob_unref(handle->text.snapshot);
         lines_finish(&handle->text.lines);
         pthread_mutex_destroy(&handle->text.lock);
@@ -148,6 +167,7 @@ int handle_open(const struct node *node, struct fuse_file_info *info, bool nfs)
     if (!handle)
         return error ? error : ENOSPC;
     handle->nfs = nfs;
+    handle->writes = (info->flags & O_ACCMODE) != O_RDONLY;
     /* The handle has references of its own. */
     error = node_resolve(node->server, node_self_ino(node), &handle->node);
     if (error) {
@@ -226,7 +246,13 @@ static size_t part_of(const struct blob *blob, uint64_t offset, size_t *size)
 
 static void text_read(struct handle *handle, fuse_req_t request, size_t size, uint64_t offset)
 {
-    struct blob *snapshot = blob_ref(handle->text.snapshot); /* the handle may go with the reply */
+    /* The handle may go with the reply. */
+    struct blob *snapshot = handle->nfs ? nfs_view_read(&handle->node, offset, size)
+                                        : blob_ref(handle->text.snapshot);
+    if (!snapshot) {
+        fuse_reply_err(request, ENOSPC);
+        return;
+    }
     size_t start = part_of(snapshot, offset, &size);
     fuse_reply_buf(request, snapshot->data + start, size);
     blob_unref(snapshot);
@@ -412,6 +438,15 @@ static int text_write(struct handle *handle, const char *bytes, size_t size)
     return handle->node.type->refuse(&handle->node, error, &line, text);
 }
 
+/* nfs_text_write: over NFS it is the WRITE that waits until what it brought is on disk, since the
+ * guest's close() is not told of errors. */
+static int nfs_text_write(struct handle *handle, uint64_t offset, const char *bytes, size_t size)
+{
+    struct state *state = handle->node.server->state;
+    int error = nfs_lines_write(&handle->node, offset, bytes, size);
+    return error || !handle->node.type->persistent ? error : state_wait(state, state_now(state));
+}
+
 void handle_write(struct handle *handle, fuse_req_t request, struct fuse_bufvec *in,
                   uint64_t offset)
 {
@@ -430,7 +465,9 @@ void handle_write(struct handle *handle, fuse_req_t request, struct fuse_bufvec 
         error = copied < 0 ? (int)-copied : 0;
         size = copied < 0 ? 0 : (size_t)copied;
     }
-    if (!error)
+    if (!error && handle->nfs)
+        error = nfs_text_write(handle, offset, bytes, size);
+    else if (!error)
         error = text_write(handle, bytes, size);
     free(copy);
     if (error)
@@ -443,6 +480,8 @@ int handle_flush(struct handle *handle)
 {
     if (handle->node.type->content != CONTENT_TEXT || !handle->node.type->accept)
         return 0;
+    if (handle->nfs)
+        return handle->writes ? nfs_lines_flush(&handle->node) : 0;
     struct acceptance acceptance = {.node = &handle->node};
     pthread_mutex_lock(&handle->text.lock);
     int error = lines_flush(&handle->text.lines, accept_batch, &acceptance);

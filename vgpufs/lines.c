@@ -9,7 +9,7 @@ void lines_finish(struct lines *lines)
     text_finish(&lines->pending);
 }
 
-static bool line_is_ignored(const struct line *line)
+bool line_is_ignored(const struct line *line)
 {
     size_t blanks = 0;
     while (blanks < line->size && (line->bytes[blanks] == ' ' || line->bytes[blanks] == '\t'))

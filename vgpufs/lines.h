@@ -36,6 +36,9 @@ struct lines {
 
 void lines_finish(struct lines *lines);
 
+/* line_is_ignored: it is blank, or a comment. */
+bool line_is_ignored(const struct line *line);
+
 /* Called with the complete lines of one write; returns 0 or an errno. Blank lines and lines that
  * start with # are not among them. */
 typedef int lines_accept_fn(void *context, const struct line *batch, size_t count);

@@ -3,6 +3,7 @@
 #include "clock.h"
 #include "config.h"
 #include "fs_handle.h"
+#include "nfs_lines.h"
 #include "nodes.h"
 #include "parked.h"
 #include "server.h"
@@ -21,6 +22,7 @@ struct nfs_wait {
     struct nfs_turns turns;
     uint64_t hold_us;
     struct parked *again; /* to be done again */
+    uint64_t lines_due_us;
     bool stopping;
 };
 
@@ -245,6 +247,16 @@ void nfs_wait_moved(struct vm *vm, struct job *job)
     pthread_mutex_unlock(&wait->lock);
 }
 
+void nfs_wait_tick_at(struct nfs_wait *wait, uint64_t due_us)
+{
+    pthread_mutex_lock(&wait->lock);
+    if (due_us < wait->lines_due_us) {
+        wait->lines_due_us = due_us;
+        pthread_cond_signal(&wait->changed);
+    }
+    pthread_mutex_unlock(&wait->lock);
+}
+
 /* The thread. */
 
 static void wait_until(struct nfs_wait *wait, uint64_t us)
@@ -268,6 +280,17 @@ static void due_end(struct nfs_wait *wait, const struct nfs_turn *due)
     pthread_mutex_lock(&wait->lock);
 }
 
+/* lines_end takes lines that nobody finishes; the lock is given up meanwhile. */
+static void lines_end(struct nfs_wait *wait)
+{
+    wait->lines_due_us = UINT64_MAX;
+    pthread_mutex_unlock(&wait->lock);
+    uint64_t due_us = nfs_lines_tick(wait->server, clock_now_us());
+    pthread_mutex_lock(&wait->lock);
+    if (due_us < wait->lines_due_us)
+        wait->lines_due_us = due_us;
+}
+
 static void *wait_run(void *argument)
 {
     struct nfs_wait *wait = argument;
@@ -284,8 +307,11 @@ static void *wait_run(void *argument)
             break;
         } else if (next && next->deadline_us <= clock_now_us()) {
             due_end(wait, next);
+        } else if (wait->lines_due_us <= clock_now_us()) {
+            lines_end(wait);
         } else {
-            wait_until(wait, next ? next->deadline_us : UINT64_MAX);
+            uint64_t us = next ? next->deadline_us : UINT64_MAX;
+            wait_until(wait, us < wait->lines_due_us ? us : wait->lines_due_us);
         }
     }
     pthread_mutex_unlock(&wait->lock);
@@ -308,6 +334,7 @@ struct nfs_wait *nfs_wait_create(struct server *server)
     if (!wait)
         return NULL;
     wait->server = server;
+    wait->lines_due_us = UINT64_MAX;
     pthread_mutex_init(&wait->lock, NULL);
     pthread_condattr_init(&monotonic);
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);

@@ -45,6 +45,8 @@ void nfs_wait_read(fuse_req_t request, struct handle *handle, size_t size, uint6
 
 /* nfs_wait_leave: a parked request waits no longer. Nothing for one that has no turn. */
 void nfs_wait_leave(struct nfs_wait *wait, struct nfs_turn *turn);
+/* nfs_wait_tick_at: nfs_lines_tick is to be called then. Locks of lines may be held. */
+void nfs_wait_tick_at(struct nfs_wait *wait, uint64_t due_us);
 /* nfs_wait_moved: the newest entry is another than `job`; who waits for it looks again. The VM is
  * locked. */
 void nfs_wait_moved(struct vm *vm, struct job *job);

@@ -404,13 +404,19 @@ static void stat_fill(const struct node *node, bool with_size, struct stat *stat
     stat->st_atim = stat->st_mtim = stat->st_ctim = node_changed(node);
     if (!with_size)
         return;
-    if (node->type->content == CONTENT_RESULT)
+    uint64_t written;
+    struct timespec changed;
+    if (node->type->content == CONTENT_RESULT) {
         stat->st_size = result_size(node);
-    else if (node->type->render)
+    } else if (node->type->accept && nfs_lines_size(node, &written)) {
+        stat->st_size = (off_t)written;
+    } else if (node->type->render && nfs_view_peek(node, &stat->st_size, &changed)) {
+        stat->st_atim = stat->st_mtim = stat->st_ctim = changed;
+    } else if (node->type->render) {
         node->type->render(node, &text);
-    if (text.size)
         stat->st_size = (off_t)text.size;
-    text_finish(&text);
+        text_finish(&text);
+    }
 }
 
 void node_stat(const struct node *node, struct stat *stat)

@@ -159,6 +159,8 @@ int server_start(struct server *server, const struct config *config,
         .root_gid = options->mount_socket ? 0 : getegid(),
         .vm_by_id = calloc(CONFIG_MAX_VM_ID + 1, sizeof(*server->vm_by_id)),
     };
+    nfs_lines_init(&server->nfs_lines);
+    nfs_views_init(&server->nfs_views);
     atomic_store(&server->log_jobs, config->log_jobs);
     atomic_store(&server->stats_mode, config->stats_mode);
     if (!server->vm_by_id) {
@@ -238,6 +240,8 @@ void server_stop(struct server *server, int signals)
         vm_save_numbers(vm);
     vms_destroy(server);
     nfs_wait_destroy(server->nfs);
+    nfs_lines_finish(&server->nfs_lines);
+    nfs_views_finish(&server->nfs_views);
     callers_destroy(server->callers);
     for (size_t i = 0; i < server->pool_count; i++)
         pool_finish(&server->pools[i]);

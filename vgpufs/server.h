@@ -1,7 +1,7 @@
 /*
  * The daemon as a whole: what its rooms share.
  *
- * Lock order, outermost first: a VM's `lock`, a pool's `lock`, a VM's
+ * Lock order, outermost first: a VM's `nfs_lines.lock`, its `lock`, a pool's `lock`, a VM's
  * `data.lock`, the state's. libfuse's own locks may be taken (by replying, or by
  * setting an interrupt callback) under a VM's lock, and the interrupt callback,
  * which runs under them, takes none of ours. Two VMs or two pools are never
@@ -12,6 +12,8 @@
 
 #include "command.h"
 #include "config.h"
+#include "nfs_lines.h"
+#include "nfs_view.h"
 #include "spawner.h"
 #include "state.h"
 
@@ -40,6 +42,8 @@ struct server {
     struct notifier *notifier;
     struct callers *callers;
     struct nfs_wait *nfs;
+    struct nfs_lines nfs_lines; /* of the root's ctl; VMs have their own */
+    struct nfs_views nfs_views; /* of the root's files */
     atomic_bool serving;  /* mounted: before that the start tells its own errors */
     atomic_bool stopping; /* and draining */
     atomic_bool draining; /* no submission is accepted */

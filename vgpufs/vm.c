@@ -51,6 +51,8 @@ struct vm *vm_create(struct server *server, const struct config_vm *config,
         return NULL;
     vm->tenants = calloc(server->pool_count, sizeof(struct pool_tenant *));
     pthread_mutex_init(&vm->lock, NULL);
+    nfs_lines_init(&vm->nfs_lines);
+    nfs_views_init(&vm->nfs_views);
     vm->server = server;
     vm->id = config->id;
     vm->uid = config->uid;
@@ -102,6 +104,8 @@ void vm_destroy(struct vm *vm)
         pool_tenant_destroy(vm->tenants[i]);
     free(vm->tenants);
     data_finish(&vm->data);
+    nfs_lines_finish(&vm->nfs_lines);
+    nfs_views_finish(&vm->nfs_views);
     pthread_mutex_destroy(&vm->lock);
     free(vm);
 }
@@ -169,6 +173,15 @@ void vm_save_numbers(struct vm *vm)
 void vm_touch(struct vm *vm)
 {
     vm->changed = clock_change();
+}
+
+void vm_note_change(struct vm *vm, struct job *job)
+{
+    pthread_mutex_lock(&vm->lock);
+    vm_touch(vm);
+    if (job)
+        job->changed = vm->changed;
+    pthread_mutex_unlock(&vm->lock);
 }
 
 void vm_newest_set(struct vm *vm, struct job *job)

@@ -16,7 +16,9 @@
 #include "identity.h"
 #include "job.h"
 #include "lines.h"
+#include "nfs_lines.h"
 #include "nfs_turns.h"
+#include "nfs_view.h"
 #include "table.h"
 
 #include <pthread.h>
@@ -67,6 +69,8 @@ struct vm {
     atomic_bool gone, held;
     struct data data;               /* has its own lock */
     struct nfs_waiting nfs_waiting; /* guarded by the lock of nfs_wait.c */
+    struct nfs_lines nfs_lines;     /* has its own lock, outside of `lock` */
+    struct nfs_views nfs_views;     /* has its own lock */
 
     pthread_mutex_t lock;    /* guards all below */
     struct config_vm config; /* without its strings */
@@ -119,6 +123,8 @@ int vm_submit(struct vm *vm, enum submit_via via, struct job *target, const stru
 int vm_reject(struct vm *vm, enum submit_via via, struct job *target, int number,
               const struct line *line, const char *text);
 
+/* vm_note_change: what a file of the VM, or of that job (NULL: none), holds has changed. */
+void vm_note_change(struct vm *vm, struct job *job);
 /* vm_note_error notes an error that is none of a line, about a name: only `status` shows it. */
 int vm_note_error(struct vm *vm, int number, const char *about, const char *text);
 

@@ -75,7 +75,7 @@ class NfsServer:
     def size(self, path):
         return self.do("stat", path)[0]
 
-    def read(self, path, size=1 << 16):
+    def read(self, path, size=1 << 20):
         """As a client reads: attributes, then open, then as many bytes as there are said to be."""
         length = self.size(path)
         fd = self.do("open", path, os.O_RDONLY)

@@ -1,10 +1,12 @@
 """What an NFS server is answered: bounded waits, lines that are sent twice, sizes that are true."""
+import json
 import os
+import re
 import threading
 
 import pytest
 
-from harness import errno_of, parse_result, read_file, wait_until, write_file
+from harness import errno_of, parse_records, parse_result, read_file, wait_until
 from nfs_server import NfsServer
 
 pytestmark = pytest.mark.root
@@ -164,7 +166,7 @@ def test_who_waits_and_who_is_sent_away(vgpufs, server):
 
 
 def test_a_stop_answers_who_waits(vgpufs, server):
-    mount = vgpufs({"nfs": {"hold": "600s"}})
+    mount = vgpufs({"vgpufs": {"stop_timeout": "0"}, "nfs": {"hold": "600s"}})
     vm = mount.vm(3)
     vm.submit("SLEEP ms=600000")
     call = server.begin("stat", vm.dir / "result")
@@ -173,3 +175,330 @@ def test_a_stop_answers_who_waits(vgpufs, server):
     stopping.start()
     call.value(60)
     stopping.join()
+
+
+# --- writing lines -------------------------------------------------------------------------------
+
+class Client:
+    """An NFS client's writes to one file: WRITEs on a handle that stays open, as v3's server has it;
+    closing it is the FLUSH of a v4 client's CLOSE."""
+
+    def __init__(self, server, path):
+        self.server, self.path = server, path
+        self.fd = server.do("open", path, os.O_RDWR if path.name != "submit" and path.name != "ctl"
+                            else os.O_WRONLY)
+
+    def write(self, text, offset=0):
+        return self.server.do("pwrite", self.fd, text, offset)
+
+    def truncate(self):
+        self.server.do("truncate", self.path, 0)
+
+    def size(self):
+        return self.server.size(self.path)
+
+    def close(self):
+        self.server.do("close", self.fd)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+def submitted(vm):
+    """The accepted lines, in their order."""
+    return [read_file(vm.job(tag) / "command").decode() for tag in sorted(vm.jobs(), key=int)]
+
+
+def test_bytes_that_are_sent_again(server, vm):
+    """`{ echo A; echo B; } > submit`: the second WRITE brings the first one's bytes too."""
+    with Client(server, vm.dir / "submit") as client:
+        client.write("NOP timeout=1\n")
+        assert client.size() == 14
+        client.write("NOP timeout=1\nNOP timeout=2\n")
+        client.write("NOP timeout=1\nNOP timeout=2\n")
+        assert client.size() == 28
+    assert submitted(vm) == ["NOP timeout=1\n", "NOP timeout=2\n"]
+
+
+def test_the_same_echo_twice(server, vm):
+    for _ in range(3):
+        assert server.echo(vm.dir / "submit", "NOP\n") == 4
+        assert server.size(vm.dir / "submit") == 4
+    assert submitted(vm) == ["NOP\n"] * 3
+
+
+def test_the_same_line_without_truncation(server, vm):
+    """A program that only opens, writes and closes: its line is another one each time."""
+    for _ in range(3):
+        with Client(server, vm.dir / "submit") as client:
+            client.write("NOP\n")
+    assert submitted(vm) == ["NOP\n"] * 3
+
+
+def test_appending(server, vm):
+    """`>>`: at the end, and of a v4.2 client the whole page."""
+    for _ in range(2):
+        with Client(server, vm.dir / "submit") as client:
+            client.write("NOP\n", client.size())
+    with Client(server, vm.dir / "submit") as client:
+        client.write("NOP\nNOP\nNOP\n")
+    assert submitted(vm) == ["NOP\n"] * 3
+
+
+def test_overwriting(server, vm):
+    with Client(server, vm.dir / "submit") as client:
+        client.write("NOP timeout=11\n")
+        client.write("NOP timeout=12\n")
+        client.write("NOP\n")
+        assert client.size() == 15
+    assert submitted(vm) == ["NOP timeout=11\n", "NOP timeout=12\n", "NOP\n"]
+
+
+def test_a_line_in_pieces(server, vm):
+    with Client(server, vm.dir / "submit") as client:
+        client.write("NOP timeo")
+        client.write("ut=1\nN", 9)
+        client.write("OP\n", 15)
+    assert submitted(vm) == ["NOP timeout=1\n", "NOP\n"]
+
+
+def test_pieces_out_of_order(server, vm):
+    with Client(server, vm.dir / "submit") as client:
+        client.write("2\nNOP timeout=3\n", 26)
+        client.write("NOP timeout=1\nNOP timeout=")
+    assert submitted(vm) == ["NOP timeout=1\n", "NOP timeout=2\n", "NOP timeout=3\n"]
+
+
+def test_a_line_without_newline_at_close(server, vm):
+    with Client(server, vm.dir / "submit") as client:
+        client.write("NOP")
+    assert submitted(vm) == ["NOP"]
+
+
+def test_a_line_without_newline_in_the_quiet(server, vm):
+    """v3 says nothing of a close: the line is taken when nothing more comes, and counts once."""
+    with Client(server, vm.dir / "submit") as client:
+        client.write("NOP")
+        wait_until(lambda: submitted(vm) == ["NOP"], what="the line is taken")
+        client.write("NOP\n")
+        client.write("BOGUS", 4)
+        wait_until(lambda: vm.newest()["state"] == "rejected", what="its error shows")
+        assert client.size() == 9
+    assert submitted(vm) == ["NOP"]
+    assert parse_result(server.read(vm.dir / "result")).header["status"] == "rejected"
+
+
+def test_missing_bytes_that_never_come(server, vm):
+    with Client(server, vm.dir / "submit") as client:
+        client.write("NOP\n", 100)
+        wait_until(lambda: submitted(vm) == ["NOP\n"], what="the line is taken")
+        client.write("NOP timeout=1\n", 104)
+    assert submitted(vm) == ["NOP\n", "NOP timeout=1\n"]
+
+
+def test_truncation_ends_what_was_unfinished(server, vm):
+    with Client(server, vm.dir / "submit") as client:
+        client.write("NOP timeout=1")
+        client.truncate()
+        client.write("NOP timeout=2\n")
+    assert submitted(vm) == ["NOP timeout=1", "NOP timeout=2\n"]
+
+
+def test_each_line_stands_alone(server, vm):
+    with Client(server, vm.dir / "submit") as client:
+        text = "NOP timeout=1\nBOGUS\nNOP timeout=2\n"
+        assert errno_of(client.write, text) == "EINVAL"
+        assert submitted(vm) == ["NOP timeout=1\n", "NOP timeout=2\n"]
+        assert vm.status()["last_error"]["line"] == "BOGUS"
+        assert client.size() == len(text)
+        client.write(text + "NOP\n")  # the error was told; what was written stays written
+    assert submitted(vm) == ["NOP timeout=1\n", "NOP timeout=2\n", "NOP\n"]
+
+
+def test_a_rejected_line_is_the_newest_entry(server, vm):
+    vm.run("NOP")
+    assert errno_of(server.echo, vm.dir / "submit", "BOGUS\n") == "EINVAL"
+    assert parse_result(server.read(vm.dir / "result")).header["status"] == "rejected"
+    assert b"state=rejected" in server.read(vm.dir / "status")
+
+
+def test_errors_of_a_line(server, vm):
+    path = vm.dir / "submit"
+    assert errno_of(server.echo, path, "x" * 5000 + "\n") == "EFBIG"
+    assert errno_of(server.echo, path, "NOP tag=" + "x" * 5000) == "EFBIG"
+    server.echo(path, "NOP tag=t\n")
+    assert errno_of(server.echo, path, "NOP tag=t timeout=1\n") == "EEXIST"
+    with Client(server, path) as client:
+        assert errno_of(client.write, "NOP\n", 1 << 40) == "EFBIG"
+    assert "behind" in vm.status()["last_error"]["text"]
+    assert errno_of(server.do, "truncate", path, 7) == "EINVAL"
+    assert vm.jobs() == {"t"}
+
+
+def test_what_makes_no_lines_is_bounded(server, vm):
+    """Pieces after a hole are kept until it is filled; a VM's share of memory for them is bounded."""
+    os.mkdir(vm.job("a")), os.mkdir(vm.job("b")), os.mkdir(vm.job("c"))
+    block, errors = "#" + "x" * 1023 + "\n", set()
+    clients = [Client(server, vm.job(tag) / "command") for tag in "abc"]
+    try:
+        for client in clients:
+            errors.add(errno_of(client.write, block * 900, 4 << 20))
+        assert errors == {None, "EDQUOT"}
+        assert "no lines" in vm.status()["last_error"]["text"]
+    finally:
+        for client in clients:
+            errno_of(client.close)
+    server.echo(vm.job("a") / "command", "NOP\n")
+
+
+def test_times_are_accepted(server, vm):
+    before = server.do("stat", vm.dir / "submit")
+    server.do("utime", vm.dir / "submit", [1, 1])
+    server.do("utime", vm.dir / "submit", None)
+    assert server.do("stat", vm.dir / "submit") == before
+
+
+def test_size_and_time_follow_what_is_written(server, vm):
+    path, seen = vm.dir / "submit", []
+    with Client(server, path) as client:
+        for text in "NOP", "NOP\n", "NOP\n#":
+            client.write(text)
+            size, mtime, ctime, _ = server.do("stat", path)
+            assert size == len(text) and mtime == ctime
+            seen.append(ctime)
+    client.truncate()
+    seen.append(server.do("stat", path)[2])
+    assert seen == sorted(set(seen))
+    assert server.size(path) == 0
+
+
+def test_command(server, vm):
+    os.mkdir(vm.job("x"))
+    path = vm.job("x") / "command"
+    assert server.read(path) == b""
+    server.echo(path, "NOP timeout=1\n")
+    assert server.read(path) == b"NOP timeout=1\n"
+    server.echo(path, "NOP timeout=1\n")
+    assert errno_of(server.echo, path, "NOP timeout=2\n") == "EEXIST"
+    wait_until(lambda: server.read(path) == b"NOP timeout=1\n", what="it reads as accepted")
+    assert submitted_tags(vm) == {"x"}
+
+
+def submitted_tags(vm):
+    return {tag for tag in vm.jobs() if read_file(vm.job(tag) / "command")}
+
+
+def test_identity(server, vm):
+    path = vm.dir / "identity"
+    server.echo(path, f"A:2:{vm.number}\n")
+    assert server.read(path) == f"A:2:{vm.number}\n".encode()
+    assert vm.status()[f"vm {vm.number}"]["priority"] == "2"
+    assert errno_of(server.echo, path, "A:9:1\n") == "EINVAL"
+    wait_until(lambda: server.read(path) == f"A:2:{vm.number}\n".encode(), what="as accepted")
+    server.do("truncate", path, 0)  # by itself no change
+    wait_until(lambda: server.size(path) == len(f"A:2:{vm.number}\n"), what="as accepted")
+    assert server.read(path) == f"A:2:{vm.number}\n".encode()
+
+
+def test_request(server, vm):
+    """The older client, over NFS: written anew each time, polled until it is no longer pending."""
+    for _ in range(2):
+        server.echo(vm.dir / "request.txt", f"A:2:{vm.number}:NOP\n")
+        wait_until(lambda: server.read(vm.dir / "response.txt").startswith(b"1:"), what="an answer")
+    assert len(vm.jobs()) == 2
+
+
+def test_cancelling(mount, server, vm):
+    mount.ctl(f"hold vm{vm.number}")
+    vm.submit("NOP tag=x", "NOP tag=y")
+    server.echo(vm.dir / "ctl", "cancel x\n")
+    assert vm.job_status("x")["state"] == "cancelled"
+    server.echo(vm.dir / "ctl", "cancel all\n")
+    assert vm.job_status("y")["state"] == "cancelled"
+
+
+def test_the_administrators_ctl(mount, server, vm):
+    server.echo(mount.path("ctl"), f"hold vm{vm.number}\n")
+    assert vm.status()[f"vm {vm.number}"]["held"] == "yes"
+    server.echo(mount.path("ctl"), f"release vm{vm.number}\n")
+    assert vm.status()[f"vm {vm.number}"]["held"] == "no"
+
+
+def test_local_writers_have_no_part_in_it(server, vm):
+    """A local writer's offset and repetitions mean nothing, also after an NFS server has written."""
+    server.echo(vm.dir / "submit", "NOP timeout=1\n")
+    vm.submit("NOP timeout=1")
+    fd = os.open(vm.dir / "submit", os.O_WRONLY)
+    os.pwrite(fd, b"NOP timeout=1\n", 0)
+    os.pwrite(fd, b"NOP timeout=1\n", 1 << 40)
+    os.close(fd)
+    assert submitted(vm) == ["NOP timeout=1\n"] * 4
+    assert server.size(vm.dir / "submit") == 14
+
+
+# --- what is read --------------------------------------------------------------------------------
+
+def test_what_is_promised_is_read(mount, server, vm):
+    """read() compares each size with the bytes that come."""
+    paths = [mount.path(name) for name in ("stats", "stats.json", "metrics", "queue", "ctl")]
+    paths += [vm.dir / name for name in ("status", "result", "identity", "request.txt",
+                                         "response.txt")]
+    for number in range(5):
+        for path in paths:
+            content = server.read(path)
+            assert b"\0" not in content
+        server.echo(vm.dir / "submit", f"NOP tag=t{number}\n")
+        server.read(vm.job(f"t{number}") / "status")
+    json.loads(server.read(mount.path("stats.json")))
+    assert server.read(mount.path("stats")).rstrip(b" \n").split(b"\n")[0] == b"version 1"
+
+
+def test_sizes_do_not_change_with_what_is_said(mount, server, vm):
+    """A size that changed between the attributes and READ would be NULs, or an end that is cut."""
+    names = [vm.dir / "status", vm.dir / "response.txt", mount.path("stats"), mount.path("metrics")]
+    sizes = [server.size(path) for path in names]
+    server.echo(vm.dir / "request.txt", f"A:2:{vm.number}:NOP\n")
+    assert errno_of(server.echo, vm.dir / "submit", "BOGUS\n") == "EINVAL"
+    assert [server.size(path) for path in names] == sizes
+    status = server.read(vm.dir / "status")
+    assert b'line="BOGUS"' in status and status.endswith(b" \n")
+    assert parse_records(re.sub(b" +\n$", b"\n", status))["newest"]["state"] == "rejected"
+
+
+def test_a_snapshot_does_not_change_between_its_pieces(mount, server, vm):
+    path = mount.path("stats")
+    fd = server.do("open", path, os.O_RDONLY)
+    size = server.size(path)
+    first = server.do("pread", fd, 1000, 0)
+    vm.run("NOP")
+    assert server.size(path) == size
+    whole = first + server.do("pread", fd, size, 1000)
+    assert len(whole) == size and f"vm {vm.number} pool=A priority=1 queued=0 running=0 done=0" in whole
+    server.do("close", fd)
+    assert f"vm {vm.number} pool=A priority=1 queued=0 running=0 done=1".encode() in server.read(path)
+
+
+def test_a_change_shows_at_once(server, vm):
+    before = server.do("stat", vm.dir / "status")
+    assert b"state=idle" in server.read(vm.dir / "status")
+    assert errno_of(server.echo, vm.dir / "submit", "BOGUS\n") == "EINVAL"
+    after = server.do("stat", vm.dir / "status")
+    assert b"state=rejected" in server.read(vm.dir / "status")
+    assert after[2] > before[2] and after[1] == after[2]
+
+
+# --- inodes --------------------------------------------------------------------------------------
+
+def test_inode_numbers_outlive_a_restart(vgpufs, server):
+    mount = vgpufs()
+    vm = mount.vm(3)
+    paths = [vm.dir, vm.dir / "submit", vm.dir / "result", vm.data / "x", mount.path("stats")]
+    vm.write_data("x", b"1")
+    before = [os.stat(path).st_ino for path in paths]
+    times = os.stat(vm.dir).st_ctime_ns
+    mount.restart()
+    assert [os.stat(path).st_ino for path in paths] == before
+    assert os.stat(vm.dir).st_ctime_ns > times
