@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 
 import harness
-from harness import (FACTOR, VGPUFS_MOUNT, Background, StartError, Vgpufs, alive,
+from harness import (FACTOR, IS_ROOT, VGPUFS_MOUNT, Background, StartError, Vgpufs, alive,
                      assert_one_line_error, descendants_of, errno_of, in_child, mounted,
                      process_fields, read_file, run, unmount, wait_until)
 
-pytestmark = pytest.mark.root  # only root mounts
 NOBODY = pwd.getpwnam("nobody").pw_uid
 
 
@@ -135,6 +134,7 @@ def mounts_on(path):
 
 # --- what it is for ------------------------------------------------------------------------------
 
+@pytest.mark.root
 def test_a_daemon_without_privileges(held):
     """It serves root's mount: the VMs keep their own users, which a plain user's mount cannot."""
     daemon = held()
@@ -149,6 +149,7 @@ def test_a_daemon_without_privileges(held):
         in_child(lambda: os.listdir(daemon.vm(3).dir), NOBODY)
 
 
+@pytest.mark.root
 def test_the_mount_options(held):
     daemon = held()
     ((*_, kind, source, options),) = mounts_on(daemon.mountpoint)
@@ -157,6 +158,7 @@ def test_the_mount_options(held):
     assert {"nosuid", "nodev", "noexec"} <= set(mounts_on(daemon.mountpoint)[0][5].split(","))
 
 
+@pytest.mark.root
 def test_data_files_of_a_vm(held):
     """Written by the VM's user through a daemon of another user."""
     daemon = held()
@@ -173,6 +175,7 @@ def test_data_files_of_a_vm(held):
 
 # --- restart and crash of the daemon -------------------------------------------------------------
 
+@pytest.mark.root
 def test_a_planned_restart(held):
     """Who comes meanwhile waits for the next daemon."""
     daemon = held()
@@ -188,6 +191,7 @@ def test_a_planned_restart(held):
     wait_until(lambda: daemon.holder.flushes() == ["-f", "-f"], what="exportfs, once for each mount")
 
 
+@pytest.mark.root
 def test_kill9_of_the_daemon(held):
     """Who waited gets an error instead of waiting for ever; then the mount comes back."""
     daemon = held()
@@ -207,6 +211,7 @@ def test_kill9_of_the_daemon(held):
     wait_until(lambda: daemon.holder.flushes() == ["-f", "-f"], what="exportfs is called")
 
 
+@pytest.mark.root
 def test_many_crashes(held):
     daemon = held()
     for _ in range(5):
@@ -218,6 +223,7 @@ def test_many_crashes(held):
     assert len(descriptors) < 12, descriptors
 
 
+@pytest.mark.root
 def test_no_daemon_comes(held):
     """Calls wait for one, but not for ever; a later one is welcome."""
     daemon = held(start=False, holder_options=["--wait=1"])
@@ -229,6 +235,7 @@ def test_no_daemon_comes(held):
     assert daemon.vm(3).run("NOP").header["status"] == "done"
 
 
+@pytest.mark.root
 def test_what_a_daemon_leaves_for_the_next(held):
     """With `leave` and a file the connection stays: the same device, and the file, go to the next
     one; without a next one it is aborted as ever."""
@@ -269,6 +276,7 @@ def test_what_a_daemon_leaves_for_the_next(held):
 
 # --- end of the holder ---------------------------------------------------------------------------
 
+@pytest.mark.root
 def test_stop_in_order(held):
     daemon = held()
     daemon.stop()
@@ -277,6 +285,7 @@ def test_stop_in_order(held):
     assert not daemon.holder.socket.exists()
 
 
+@pytest.mark.root
 def test_the_holder_stops_first(held):
     """The daemon notices, and ends with an error, so that a service manager starts it again."""
     daemon = held()
@@ -286,6 +295,7 @@ def test_the_holder_stops_first(held):
     assert not mounted(daemon.mountpoint)
 
 
+@pytest.mark.root
 def test_kill9_of_the_holder(held):
     """The daemon goes on; the next holder takes the old mount away, and makes one."""
     daemon = held()
@@ -298,6 +308,7 @@ def test_kill9_of_the_holder(held):
     assert len(mounts_on(daemon.mountpoint)) == 1
 
 
+@pytest.mark.root
 def test_both_are_killed(held):
     daemon = held()
     daemon.holder.kill9()
@@ -310,6 +321,7 @@ def test_both_are_killed(held):
 
 # --- who may have it -----------------------------------------------------------------------------
 
+@pytest.mark.root
 def test_a_second_daemon(held):
     """It is told so, and the first one does not notice."""
     daemon = held()
@@ -320,6 +332,7 @@ def test_a_second_daemon(held):
     assert daemon.vm(3).run("NOP").header["status"] == "done"
 
 
+@pytest.mark.root
 def test_a_stranger(held):
     """The socket's mode keeps other users out; and should that fail, who they are is looked at."""
     daemon = held()
@@ -344,6 +357,8 @@ def test_a_stranger(held):
     assert daemon.vm(3).run("NOP").header["status"] == "done"
 
 
+@pytest.mark.root
+@pytest.mark.root
 @pytest.mark.parametrize("said", [b"", b"\0", b"hello", b"hello 2", b"hello 1 ", b"leave", b"mount /",
                                   b"x" * 100000, b"hello 1\0x"])
 def test_wrong_words(held, said):
@@ -362,6 +377,7 @@ def test_wrong_words(held, said):
     assert "has died" not in daemon.holder.log()
 
 
+@pytest.mark.root
 def test_the_connected_daemon_says_something_wrong(held):
     """As after a crash: nobody else holds the descriptor that it was given."""
     daemon = held(start=False)
@@ -382,6 +398,7 @@ def test_the_connected_daemon_says_something_wrong(held):
     assert daemon.vm(3).run("NOP").header["status"] == "done"
 
 
+@pytest.mark.root
 def test_many_idle_connections(held):
     """More than there are places for: the daemon that is served does not suffer."""
     daemon = held()
@@ -405,6 +422,7 @@ def holder_fails(holder, *options):
     return error
 
 
+@pytest.mark.root
 def test_a_second_holder(held):
     daemon = held()
     assert "another vgpufs-mount listens" in holder_fails(daemon.holder)
@@ -412,6 +430,7 @@ def test_a_second_holder(held):
     assert daemon.holder.socket.exists()
 
 
+@pytest.mark.root
 def test_a_socket_of_a_dead_holder(held):
     daemon = held(start=False)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as dead:
@@ -422,6 +441,7 @@ def test_a_socket_of_a_dead_holder(held):
     assert daemon.vm(3).run("NOP").header["status"] == "done"
 
 
+@pytest.mark.root
 def test_a_file_in_place_of_the_socket(held):
     daemon = held(start=False)
     daemon.holder.socket.write_text("content")
@@ -430,6 +450,7 @@ def test_a_file_in_place_of_the_socket(held):
     assert not mounted(daemon.mountpoint)
 
 
+@pytest.mark.root
 def test_a_mount_by_hand_is_left_alone(held, vgpufs):
     by_hand = vgpufs()
     holder = Holder(by_hand.mountpoint)
@@ -441,11 +462,13 @@ def test_a_mount_by_hand_is_left_alone(held, vgpufs):
     holder.close()
 
 
+@pytest.mark.root
 def test_no_holder(held):
     daemon = held(start=False)
     assert "vgpufs-mount" in fails_to_start(daemon)
 
 
+@pytest.mark.root
 def test_the_mountpoints_differ(held):
     daemon = held(start=False)
     daemon.holder.start()
@@ -456,13 +479,26 @@ def test_the_mountpoints_differ(held):
 
 @pytest.mark.parametrize("options, word", [
     (["--user=no-such-user"], "no-such-user"), (["--wait=0"], "--help"), (["--bogus"], "--help"),
-    (["--socket=relative"], "absolute"), (["/a"], "one mountpoint"),
+    (["--socket=relative"], "absolute"), (["/a", "/b"], "one mountpoint"), (["relative"], "absolute"),
+    (["/"], "below /"), (["/nonexistent/mnt"], "/nonexistent/mnt"),
 ])
-def test_usage(held, options, word):
-    daemon = held(start=False)
-    assert word in holder_fails(daemon.holder, *options)
+def test_usage(options, word):
+    status, output, error = run(VGPUFS_MOUNT, "--user=0", *options)
+    assert output == ""
+    assert_one_line_error("vgpufs-mount", status, error, word)
 
 
+def test_without_root():
+    """It says so, and leaves nothing behind."""
+    user = NOBODY if IS_ROOT else os.geteuid()
+    done = subprocess.run([VGPUFS_MOUNT, f"--user={user}", "--socket=/tmp/vgpufs-mount-test.sock",
+                           "/tmp"], stderr=subprocess.PIPE, text=True, cwd="/",
+                          **({"user": NOBODY, "group": NOBODY, "extra_groups": []} if IS_ROOT else {}))
+    assert_one_line_error("vgpufs-mount", done.returncode, done.stderr, "only root can")
+    assert not os.path.lexists("/tmp/vgpufs-mount-test.sock")
+
+
+@pytest.mark.root
 def test_the_mountpoint_is_made(held):
     daemon = held(start=False)
     daemon.mountpoint.rmdir()
@@ -471,6 +507,7 @@ def test_the_mountpoint_is_made(held):
     assert daemon.vm(3).run("NOP").header["status"] == "done"
 
 
+@pytest.mark.root
 def test_a_blank_in_the_mountpoints_path(held):
     """/proc/self/mounts has \\040 for it."""
     daemon = held(start=False)
@@ -486,6 +523,7 @@ def test_a_blank_in_the_mountpoints_path(held):
     assert os.listdir(daemon.mountpoint) == []
 
 
+@pytest.mark.root
 def test_a_link_in_the_mountpoints_path(held):
     """/proc/self/mounts has the real path: the mount is found there again."""
     daemon = held(start=False)

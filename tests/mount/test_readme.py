@@ -51,6 +51,24 @@ def test_configurations(tmp_path):
         assert "no mistakes" in done.stdout
 
 
+def test_files_that_it_names():
+    """What is to be copied or edited is in the repository."""
+    names = set(re.findall(r"`((?:config|tests|vgpufs|man)/[\w./-]*)`", README.read_text()))
+    assert {"config/guest/mnt-vgpu.mount", "config/guest/60-vgpu.rules"} <= names
+    missing = [name for name in names if not (SOURCE / name).exists()]
+    assert not missing
+
+
+def test_mount_options_for_guests():
+    """README, manual and mount unit say the same."""
+    unit = (SOURCE / "config/guest/mnt-vgpu.mount").read_text()
+    options = re.search(r"^Options=(.*)", unit, re.M)[1]
+    for name in ("README.md", "man/vgpufs.7"):
+        said = re.findall(r"^.*mount -t nfs -o (\S+)", (SOURCE / name).read_text(), re.M)
+        assert set(said) <= {options}, name
+    assert options in README.read_text()
+
+
 def test_there_is_a_session():
     assert sessions(), "README.md has no ```console session block"
 
