@@ -190,6 +190,11 @@ int handle_open(const struct node *node, struct fuse_file_info *info, bool nfs)
     /* The page cache may keep a data file: only this mount changes it. All else is made anew. */
     info->direct_io = node->type->content != CONTENT_BYTES;
     info->keep_cache = node->type->content == CONTENT_BYTES;
+#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 11)
+    /* Where handle_flush has nothing to do, Linux 5.16 and newer need not ask for it at each close.
+     * Of a data file it must: close() also writes what was changed through mmap(2). */
+    info->noflush = node->type->content != CONTENT_BYTES && !node->type->accept;
+#endif
     info->fh = (uintptr_t)handle;
     return 0;
 }

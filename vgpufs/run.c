@@ -5,11 +5,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+/* Of a job's frame: most jobs need no more. */
+#define FRAME_ROOM 256
 
 static int file_open(struct run *run, const struct command_argument *argument, char *error)
 {
@@ -52,20 +54,21 @@ int run_prepare(struct run *run, const struct catalogue *catalogue, struct text 
     struct command command;
     if (command_parse(&command, catalogue, job->line, strcspn(job->line, "\n"), error) != 0)
         return -1; /* it was accepted with this catalogue: cannot happen */
+    text_reserve(frame, FRAME_ROOM);
     struct frame_builder builder = frame_begin(frame, FRAME_JOB, run->attempt);
-    frame_field(&builder, "command", "%s", command.workload->name);
-    frame_field(&builder, "vm", "%u", job->vm->id);
-    frame_field(&builder, "job", "%" PRIu64, job->number);
-    frame_field(&builder, "max_result", "%" PRIu64, run->max_output_bytes);
+    frame_text(&builder, "command", command.workload->name);
+    frame_number(&builder, "vm", job->vm->id);
+    frame_number(&builder, "job", job->number);
+    frame_number(&builder, "max_result", run->max_output_bytes);
     for (size_t i = 0; i < command.argument_count; i++) {
         const struct command_argument *argument = &command.arguments[i];
         char key[64];
         snprintf(key, sizeof(key), "arg.%s", argument->param->name);
-        frame_field(&builder, key, "%s", argument->value);
+        frame_text(&builder, key, argument->value);
         if (argument->param->type != PARAM_FILE_IN && argument->param->type != PARAM_FILE_OUT)
             continue;
         snprintf(key, sizeof(key), "file.%s", argument->param->name);
-        frame_field(&builder, key, "%zu", run->file_count);
+        frame_number(&builder, key, run->file_count);
         if (file_open(run, argument, error) < 0)
             return -1;
     }

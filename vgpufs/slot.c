@@ -73,9 +73,10 @@ static void slot_note_failure(struct slot *slot, const char *text)
 
 void slot_end(struct slot *slot, enum job_state state, const char *error, struct ending *ending)
 {
-    snprintf(ending->error, sizeof(ending->error), "%s", error ? error : "");
-    snprintf(ending->backend, sizeof(ending->backend), "%s", slot->backend);
-    snprintf(ending->device, sizeof(ending->device), "%s", slot->device);
+    if (error)
+        snprintf(ending->error, sizeof(ending->error), "%s", error);
+    memcpy(ending->backend, slot->backend, sizeof(ending->backend));
+    memcpy(ending->device, slot->device, sizeof(ending->device));
     ending->run = slot->run;
     ending->outcome = (struct job_outcome){
         .state = state,

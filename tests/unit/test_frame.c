@@ -22,8 +22,8 @@ static struct text build_three(void)
 {
     struct text text = {0};
     struct frame_builder builder = frame_begin(&text, FRAME_JOB, 0x1122334455667788u);
-    frame_field(&builder, "command", "%s", "VECTOR_ADD");
-    frame_field(&builder, "arg.n", "%d", 8);
+    frame_text(&builder, "command", "VECTOR_ADD");
+    frame_number(&builder, "arg.n", 8);
     frame_field(&builder, "empty", "%s", "");
     frame_field(&builder, "twice", "%s", "a=b");
     frame_end(&builder, NULL, 0);

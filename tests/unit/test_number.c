@@ -4,6 +4,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <string.h>
 
 #include <cmocka.h> /* after the headers that it needs */
 
@@ -114,12 +115,30 @@ static void test_reals(void **state)
     assert_true(value == 3);
 }
 
+static void test_printed(void **state)
+{
+    (void)state;
+    static const struct {
+        uint64_t number;
+        const char *text;
+    } rows[] = {{0, "0"},       {9, "9"},
+                {10, "10"},     {99, "99"},
+                {100, "100"},   {UINT64_C(18446744073709551615), "18446744073709551615"},
+                {1005, "1005"}, {UINT64_C(10000000000000000000), "10000000000000000000"}};
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        char text[NUMBER_TEXT_SIZE];
+        memset(text, 'x', sizeof(text));
+        assert_int_equal(number_print(text, rows[i].number), strlen(rows[i].text));
+        assert_string_equal(text, rows[i].text);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_plain), cmocka_unit_test(test_bounds),
         cmocka_unit_test(test_bytes), cmocka_unit_test(test_durations),
-        cmocka_unit_test(test_reals),
+        cmocka_unit_test(test_reals), cmocka_unit_test(test_printed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -76,6 +76,19 @@ static void test_utf8(void **state)
     ESCAPES("\xc3\n", "\\xC3\\x0A");
 }
 
+static void test_number(void **state)
+{
+    (void)state;
+    struct text text = {0};
+    text_puts(&text, "n=");
+    text_number(&text, 4711);
+    text_number(&text, 0);
+    assert_false(text.failed);
+    assert_int_equal(text.size, 7);
+    assert_string_equal(text.data, "n=47110");
+    text_finish(&text);
+}
+
 static void test_escape_limit(void **state)
 {
     (void)state;
@@ -159,6 +172,7 @@ int main(void)
         cmocka_unit_test(test_utf8),         cmocka_unit_test(test_escape_limit),
         cmocka_unit_test(test_quote),        cmocka_unit_test(test_growing),
         cmocka_unit_test(test_no_memory),    cmocka_unit_test(test_take),
+        cmocka_unit_test(test_number),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

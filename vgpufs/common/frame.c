@@ -35,6 +35,21 @@ void frame_field(struct frame_builder *builder, const char *key, const char *for
     va_end(args);
 }
 
+void frame_text(struct frame_builder *builder, const char *key, const char *value)
+{
+    text_puts(builder->text, key);
+    text_append(builder->text, "=", 1);
+    text_append(builder->text, value, strlen(value) + 1);
+}
+
+void frame_number(struct frame_builder *builder, const char *key, uint64_t value)
+{
+    text_puts(builder->text, key);
+    text_append(builder->text, "=", 1);
+    text_number(builder->text, value);
+    text_append(builder->text, "", 1);
+}
+
 void frame_end(struct frame_builder *builder, const void *payload, size_t size)
 {
     struct text *text = builder->text;

@@ -52,7 +52,8 @@ struct frame {
 };
 
 /*
- * Building: frame_begin, frame_field for each key, then frame_end with the
+ * Building: frame_begin, a field for each key (frame_text,
+ * frame_number, or frame_field for what needs printf), then frame_end with the
  * payload. Several frames may be built one behind the other in one text. A
  * frame over the limits, or a value with a NUL, sets text->failed.
  */
@@ -64,6 +65,8 @@ struct frame_builder {
 struct frame_builder frame_begin(struct text *text, enum frame_type type, uint64_t attempt);
 void frame_field(struct frame_builder *builder, const char *key, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+void frame_text(struct frame_builder *builder, const char *key, const char *value);
+void frame_number(struct frame_builder *builder, const char *key, uint64_t value);
 void frame_end(struct frame_builder *builder, const void *payload, size_t size);
 
 /* All zero is a valid empty reader. */

@@ -98,3 +98,14 @@ int number_parse_real(const char *string, double min, double max, double *result
     *result = value;
     return 0;
 }
+
+size_t number_print(char text[NUMBER_TEXT_SIZE], uint64_t number)
+{
+    size_t length = 1;
+    for (uint64_t rest = number; rest >= 10; rest /= 10)
+        length++;
+    text[length] = '\0';
+    for (size_t i = length; i-- > 0; number /= 10)
+        text[i] = (char)('0' + number % 10);
+    return length;
+}

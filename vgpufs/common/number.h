@@ -9,6 +9,7 @@
 #ifndef VGPUFS_COMMON_NUMBER_H
 #define VGPUFS_COMMON_NUMBER_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 /* Decimal digits. */
@@ -19,5 +20,9 @@ int number_parse_bytes(const char *string, uint64_t min, uint64_t max, uint64_t 
 int number_parse_ms(const char *string, uint64_t min, uint64_t max, uint64_t *result_ms);
 /* A finite decimal floating-point number. */
 int number_parse_real(const char *string, double min, double max, double *result);
+
+/* number_print writes it in decimal, with a 0 behind it, to the start of `text`: its length. */
+#define NUMBER_TEXT_SIZE sizeof("18446744073709551615")
+size_t number_print(char text[NUMBER_TEXT_SIZE], uint64_t number);
 
 #endif

@@ -1,5 +1,7 @@
 #include "text.h"
 
+#include "number.h"
+
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -58,6 +60,12 @@ void text_puts(struct text *text, const char *string)
     text_append(text, string, strlen(string));
 }
 
+void text_number(struct text *text, uint64_t number)
+{
+    char digits[NUMBER_TEXT_SIZE];
+    text_append(text, digits, number_print(digits, number));
+}
+
 void text_vprintf(struct text *text, const char *format, va_list args)
 {
     va_list again;
@@ -104,10 +112,27 @@ static size_t utf8_length(const unsigned char *s, size_t size)
     return length;
 }
 
+/* plain_length: so many bytes from `s` on stand for themselves, one by one. */
+static size_t plain_length(const unsigned char *s, size_t size)
+{
+    size_t length = 0;
+    while (length < size && s[length] >= 0x20 && s[length] < 0x7f && s[length] != '"' &&
+           s[length] != '\\')
+        length++;
+    return length;
+}
+
 void text_escape(struct text *text, const void *bytes, size_t size, size_t limit)
 {
     const unsigned char *s = bytes;
     while (size) {
+        size_t plain = plain_length(s, size < limit ? size : limit);
+        text_append(text, s, plain);
+        limit -= plain;
+        s += plain;
+        size -= plain;
+        if (!size)
+            return;
         char piece[5];
         size_t used = utf8_length(s, size);
         size_t length = used;

@@ -10,6 +10,7 @@
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 /*
  * All zero is a valid empty text. When memory runs out, `failed` is set, what
@@ -31,6 +32,9 @@ void text_clear(struct text *text);
 bool text_reserve(struct text *text, size_t more);
 void text_append(struct text *text, const void *bytes, size_t size);
 void text_puts(struct text *text, const char *string);
+/* text_number appends it in decimal: what a job's way prints has no printf in it, which took half
+ * of a job's instructions. */
+void text_number(struct text *text, uint64_t number);
 void text_printf(struct text *text, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void text_vprintf(struct text *text, const char *format, va_list args)
     __attribute__((format(printf, 2, 0)));

@@ -334,9 +334,9 @@ void job_answer(struct job *job, enum job_status status, bool leaving)
     if (leaving) /* the last word before the connection ends */
         report_append(&job->frames, true);
     struct frame_builder builder = frame_begin(&job->frames, FRAME_DONE, job->attempt);
-    frame_field(&builder, "status", "%s", names[status]);
+    frame_text(&builder, "status", names[status]);
     if (status == JOB_FAILED)
-        frame_field(&builder, "error", "%s", job->error[0] ? job->error : "failed");
+        frame_text(&builder, "error", job->error[0] ? job->error : "failed");
     if (status == JOB_FAILED && job->fault)
         frame_field(&builder, "fault", "%s", job->fault);
     if (leaving)
@@ -345,9 +345,9 @@ void job_answer(struct job *job, enum job_status status, bool leaving)
         frame_field(&builder, "backend", "%s", job->backend);
         frame_field(&builder, "device", "%s", job->device);
     }
-    frame_field(&builder, "device_us", "%" PRIu64, run_ns / 1000);
-    frame_field(&builder, "compute_us", "%" PRIu64, job->compute_ns / 1000);
-    frame_field(&builder, "copy_us", "%" PRIu64, job->copy_ns / 1000);
+    frame_number(&builder, "device_us", run_ns / 1000);
+    frame_number(&builder, "compute_us", job->compute_ns / 1000);
+    frame_number(&builder, "copy_us", job->copy_ns / 1000);
     frame_end(&builder, NULL, 0);
     channel_send(job->channel, &job->frames);
     if (leaving)
