@@ -15,6 +15,15 @@ HELLO, JOB, CANCEL, OUTPUT, PROGRESS, RESERVE, RESERVED, DONE, REFUSE, READING =
 HEADER = struct.Struct("<4sHHQII")
 LEFT_NOTHING = "memory=0 allocations=0 host=0 streams=0 events=0 modules=0 contexts=0"
 
+# A small job of each workload; those that have no kernels run on the host's processors.
+SMALL = {
+    "VECTOR_ADD": {"n": 3000}, "MATRIX_MUL": {"m": 20, "n": 20, "k": 20}, "SAXPY": {"n": 3000},
+    "REDUCE": {"n": 3000}, "SORT": {"n": 3000}, "MONTE_CARLO_PI": {"n": 3000},
+    "FFT": {"n": 64, "batch": 3}, "DOT": {"n": 3000}, "SCAN": {"n": 3000}, "HISTOGRAM": {"n": 3000},
+    "TRANSPOSE": {"m": 20, "n": 30}, "SHA256": {"n": 3000}, "CONV2D": {"h": 20, "w": 30, "k": 3},
+    "BLACK_SCHOLES": {"n": 3000}, "NBODY": {"n": 20, "steps": 2}, "NOP": {},
+}
+
 
 class Ended(Exception):
     """The executor has closed its end."""
@@ -165,3 +174,13 @@ class Account:
         self.calls = {name: int(count) for name, count in re.findall(r"^call (\w+) (\d+)$", text, re.M)}
         self.launches = {name: int(count)
                          for name, count in re.findall(r"^launch (\w+) (\d+)$", text, re.M)}
+
+
+def clean(executor):
+    """The executor ends as it should and leaves nothing on the device."""
+    assert executor.end() == 0, executor.log()
+    account = executor.account()
+    assert account.left == LEFT_NOTHING
+    assert account.unclear == 0
+    assert account.sticky == 0
+    return account

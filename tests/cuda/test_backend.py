@@ -3,7 +3,6 @@ left behind, and what becomes of every error."""
 import array
 import os
 import random
-import signal
 import struct
 import subprocess
 import tempfile
@@ -11,7 +10,7 @@ import time
 
 import pytest
 
-from executor import CANCEL, EXECUTOR, FACTOR, LEFT_NOTHING, STANDIN, Ended, Executor
+from executor import CANCEL, EXECUTOR, FACTOR, LEFT_NOTHING, SMALL, STANDIN, Executor, clean
 
 
 def file_of(typecode, values):
@@ -25,16 +24,6 @@ def content(file, typecode):
     found = array.array(typecode)
     found.frombytes(os.pread(file.fileno(), 1 << 28, 0))
     return found
-
-
-def clean(executor):
-    """The executor ends as it should and leaves nothing on the device."""
-    assert executor.end() == 0, executor.log()
-    account = executor.account()
-    assert account.left == LEFT_NOTHING
-    assert account.unclear == 0
-    assert account.sticky == 0
-    return account
 
 
 @pytest.fixture(scope="module")
@@ -399,24 +388,6 @@ def test_auto_takes_cuda():
         assert auto.log() == ""
 
 
-@pytest.mark.parametrize("missing", [
-    "cuGetErrorName,cuGetErrorString", "cuDeviceGetUuid", "cuModuleUnload", "cuMemGetInfo",
-    "cuMemHostAlloc", "cuMemFreeHost", "cuMemsetD8Async", "cuDeviceGetDefaultMemPool",
-    "cuMemPoolSetAttribute", "cuMemAllocAsync", "cuMemFreeAsync", "cuEventCreate",
-    "cuEventElapsedTime"])
-def test_without_an_optional_call(missing):
-    with Executor(missing=missing) as cuda:
-        cuda.done("VECTOR_ADD", n=100000)
-        cuda.done("MATRIX_MUL", m=65, n=65, k=65)
-        cuda.done("DEVICE_INFO")
-        assert cuda.end() == 0
-        assert missing.split(",")[0] in cuda.log()
-        account = cuda.account()
-        assert account.unclear == 0
-        assert account.left == LEFT_NOTHING.replace("modules=0", "modules=1" if missing ==
-                                                    "cuModuleUnload" else "modules=0")
-
-
 def test_ptx_alone():
     with Executor(no_fatbin=1) as cuda:
         cuda.done("VECTOR_ADD", n=1000)
@@ -456,7 +427,7 @@ def test_a_planted_pattern(scrub):
 def test_without_clearing_the_output_is_the_same(cpu):
     """No kernel relies on memory that was cleared: the stand-in's is full of nonsense."""
     with Executor("--backend=cuda", "--scrub=no") as cuda:
-        for command, arguments in JOBS:
+        for command, arguments in SMALL.items():
             assert cuda.done(command, **arguments).answer == cpu.done(command, **arguments).answer
 
 
@@ -522,129 +493,7 @@ def test_more_than_the_device_has():
         clean(cuda)
 
 
-# --- every call fails in turn --------------------------------------------------------------------
-
-JOBS = [("VECTOR_ADD", {"n": 3000}), ("MATRIX_MUL", {"m": 20, "n": 20, "k": 20}), ("NOP", {})]
-
-
-def counted_calls():
-    """How often each call is made: when the executor starts, and up to the end of the last job."""
-    with Executor() as idle:
-        started = clean(idle).calls
-    with Executor() as cuda:
-        for command, arguments in JOBS:
-            cuda.done(command, **arguments)
-        ended = clean(cuda).calls
-    return started, ended
-
-
-STARTED, ENDED = counted_calls()
-EACH_CALL = [(call, number) for call in sorted(ENDED) for number in range(1, ENDED[call] + 1)]
-
-
-@pytest.mark.parametrize("call", sorted(ENDED))
-def test_out_of_memory_in_every_call(call):
-    """The job fails, or the executor refuses to serve; or, where it can do without, it goes on.
-    Afterwards the next job is right, and nothing is left behind."""
-    failed = 0
-    for number in range(1, ENDED[call] + 1):
-        with Executor(fail=f"{call}:{number}:2") as cuda:
-            if cuda.refused:
-                assert cuda.end() == 1
-                assert cuda.account().unclear == 0
-                failed += 1
-                continue
-            errors = []
-            try:
-                for command, arguments in JOBS + JOBS[:2]:
-                    result = cuda.run(command, **arguments)
-                    if result.status == "failed":
-                        assert "memory" in result.error or call in result.error, result.error
-                        errors.append(result.error)
-            except (Ended, BrokenPipeError, ConnectionResetError):
-                # What could not be cleared went with the process.
-                assert cuda.process.wait(30) == 1
-                assert "cannot be cleared" in cuda.log()
-                failed += 1
-                continue
-            assert len(errors) <= 1, errors
-            failed += len(errors)
-            assert cuda.end() == 0
-            assert cuda.account().unclear == 0
-    assert failed or call in {"cuModuleUnload", "cuMemFreeHost", "cuEventDestroy",
-                              "cuStreamDestroy", "cuDevicePrimaryCtxRelease", "cuDriverGetVersion",
-                              "cuModuleLoadData",
-                              "cuMemPoolSetAttribute", "cuDeviceGetDefaultMemPool",
-                              "cuDeviceGetUuid"}
-
-
-@pytest.mark.parametrize("code", [700, 702, 714, 715, 716, 717, 718, 719])
-def test_a_sticky_error_ends_the_executor(code):
-    with Executor() as probe:
-        probes = sum(clean(probe).launches.values())
-    for launched in (1, 2, 3, 4):
-        with Executor(fail=f"launched:{probes + launched}:{code}") as cuda:
-            result = cuda.run("VECTOR_ADD", n=1000)
-            assert result.status == "failed"
-            assert f"({code})" in result.error
-            with pytest.raises((Ended, BrokenPipeError, ConnectionResetError)):
-                cuda.run("NOP")
-            assert cuda.process.wait(30) == 1
-            assert f"({code})" in cuda.log()
-
-
-@pytest.mark.parametrize("call", sorted(ENDED))
-def test_a_sticky_error_in_every_call_of_a_job(call):
-    for number in range(STARTED.get(call, 0) + 1, ENDED[call] + 1):
-        with Executor(fail=f"{call}:{number}:700") as cuda:
-            ended = False
-            for command, arguments in JOBS:
-                try:
-                    result = cuda.run(command, **arguments)
-                except (Ended, BrokenPipeError, ConnectionResetError):
-                    ended = True
-                    break
-                if result.status == "failed":
-                    assert "(700)" in result.error
-            if ended or cuda.process.poll() is not None:
-                assert cuda.process.wait(30) == 1
-                assert "(700)" in cuda.log()
-            else: # the call was one of closing
-                cuda.end()
-
-
-@pytest.mark.parametrize("code,words", [(1, "cuLaunchKernel"), (701, "cuLaunchKernel"),
-                                        (802, "try again later"), (805, "try again later")])
-def test_an_error_that_is_the_jobs_leaves_the_executor(code, words):
-    with Executor() as probe:
-        launches = clean(probe).calls["cuLaunchKernel"]
-    with Executor(fail=f"cuLaunchKernel:{launches + 1}:{code}") as cuda:
-        result = cuda.run("VECTOR_ADD", n=1000)
-        assert result.status == "failed"
-        assert f"({code})" in result.error and words in result.error
-        cuda.done("VECTOR_ADD", n=1000)
-        clean(cuda)
-
-
-@pytest.mark.parametrize("code", [100, 214, 999])
-def test_a_device_in_doubt_is_left_to_a_new_process(code):
-    with Executor() as probe:
-        launches = clean(probe).calls["cuLaunchKernel"]
-    with Executor(fail=f"cuLaunchKernel:{launches + 1}:{code}") as cuda:
-        assert "probes the device" in cuda.run("VECTOR_ADD", n=1000).error
-        assert cuda.process.wait(30) == 1
-
-
-def test_a_kernel_that_never_ends_can_be_killed():
-    with Executor() as probe:
-        probes = sum(clean(probe).launches.values())
-    with Executor(endless=probes + 1) as cuda:
-        cuda.start("VECTOR_ADD", n=1000)
-        time.sleep(0.3)
-        assert cuda.process.poll() is None
-        cuda.process.send_signal(signal.SIGKILL)
-        assert cuda.process.wait(30) == -signal.SIGKILL
-
+# --- programs ------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("skip,status,words", [(0, 0, "all outputs agree"),
                                                (4, 1, "verification failed")])

@@ -39,22 +39,47 @@ def test_results_say_cuda_and_are_the_cpus(vgpufs):
     assert daemon.stats()["slot A.0"]["backend"] == "cuda"
 
 
-def test_a_sticky_error_costs_one_job(vgpufs):
-    """The job fails, the next runs on a new executor, and the other pool notices nothing."""
-    daemon = vgpufs(config(fail="launched:3:700"))  # the first is the trial of the device
+# The stand-in's fault in the job, whose trial of the device comes first: how the job ends, what its
+# error says, and how many executors that costs.
+FAULTS = {
+    "sticky": ({"fail": "launched:3:700"}, "failed", "(700)", 1),
+    "sticky at a call": ({"fail": "cuMemcpyDtoHAsync:2:719"}, "failed", "(719)", 1),
+    "out of memory": ({"fail": "cuMemAllocAsync:2:2"}, "failed", "memory left", 0),
+    "the job's": ({"fail": "cuLaunchKernel:2:1"}, "failed", "cuLaunchKernel: ", 0),
+    "retryable": ({"fail": "cuLaunchKernel:2:802"}, "failed", "try again later", 0),
+    "not cleared": ({"fail": "cuMemsetD8Async:4:2"}, "failed", "cuMemsetD8Async: ", 1),
+    "wrong numbers": ({"skip": 4}, "failed", "verification failed", 0),
+    "endless": ({"endless": 2}, "timeout", "time limit", 1),
+    "late": ({"late_us": 20000}, "done", "", 0),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_costs_one_job(vgpufs, fault):
+    """The next job is right, on a new executor where that was necessary, and the other pool notices
+    nothing."""
+    standin, status, words, restarts = FAULTS[fault]
+    daemon = vgpufs(config(**standin))
     vm, other = daemon.vm(3), daemon.vm(4)
     wait_until(lambda: daemon.executor_pid("A.0") and daemon.executor_pid("B.0"))
     old, old_b = daemon.executor_pid("A.0"), daemon.executor_pid("B.0")
-    others = Background(lambda: [other.run("B:1:4:" + PROBE).header["status"] for _ in range(20)])
-    failed = vm.run(PROBE).header
-    assert failed["status"] == "failed"
-    assert "700" in failed["error"]
-    assert vm.run("NOP").header["status"] == "done"
-    assert daemon.executor_pid("A.0") != old
-    assert others.value() == ["done"] * 20
+    others = Background(lambda: [other.run("B:1:4:" + PROBE) for _ in range(20)])
+    timeout = 1 if status == "timeout" else 50
+    header = vm.run(f"{PROBE} timeout={timeout}").header
+    assert header["status"] == status, header
+    assert words in header.get("error", "")
+    again = vm.run("NOP").header
+    assert (again["status"], again["backend"]) == ("done", "cuda")
+    if restarts == 0:
+        found, wanted = vm.run(PROBE), others.value()[0]
+        assert without_times(found.body) == without_times(wanted.body)
+    assert (daemon.executor_pid("A.0") != old) == bool(restarts)
+    assert [each.header["status"] for each in others.value()] == ["done"] * 20
     assert daemon.executor_pid("B.0") == old_b
     stats = daemon.stats()
-    assert (stats["pool A"]["executor_restarts"], stats["pool B"]["executor_restarts"]) == ("1", "0")
+    assert (stats["pool A"]["executor_restarts"], stats["pool B"]["executor_restarts"]) == \
+        (str(restarts), "0")
+    assert stats["pool A"]["state"] == "running"
 
 
 @pytest.mark.parametrize("backend", ["cuda", "auto"])
@@ -138,14 +163,6 @@ def test_what_the_configuration_says_of_the_device(vgpufs):
     with open(f"/proc/{daemon.executor_pid('A.0')}/cmdline") as file:
         options = file.read().split("\0")
     assert {"--device-memory=1048576", "--mps-percent=30", "--scrub=no"} <= set(options)
-
-
-def test_a_kernel_that_never_ends(vgpufs):
-    daemon = vgpufs(config(endless=2))
-    vm = daemon.vm(3)
-    assert vm.run(PROBE + " timeout=1").header["status"] == "timeout"
-    assert vm.run("NOP").header["status"] == "done"
-    assert daemon.stats()["pool A"]["executor_restarts"] == "1"
 
 
 def test_out_of_memory_is_the_jobs(vgpufs):
