@@ -9,12 +9,18 @@ import sys
 
 from executor import Executor
 
-# Device name contains -> memory in GB/s, f32 and f64 in Tflop/s outside of tensor cores (NVIDIA's data
-# sheets). The first that fits.
+# Device name contains -> memory in GB/s, f32 and f64 in Tflop/s outside of tensor cores. The first
+# that fits; nothing for a part of a device (MIG). From NVIDIA's data sheets; held in November 2026
+# against glennklockwood.com/garden/processors/h100 and .../A100, the table at
+# archive-lib.hpctech.co.jp/gpuproduct/nvidia-h100.html (H100 SXM and PCIe), that at
+# thundercompute.com/blog/nvidia-a100-specs-full-guide (the four A100s) and that at
+# itcreations.com/nvidia-gpu/nvidia-l40s-gpu-accelerator. What cuBLAS does in f64 by tensor cores can
+# be twice the roof.
 PEAKS = [
-    ("H200", (4800, 67, 34)), ("H100 NVL", (3900, 60, 30)), ("H100 PCIe", (2000, 51, 26)),
-    ("H100", (3350, 67, 34)), ("A100-SXM4-80GB", (2039, 19.5, 9.7)), ("A100", (1555, 19.5, 9.7)),
-    ("L40S", (864, 91.6, 1.4)), ("L4", (300, 30.3, 0.47)), ("RTX 4090", (1008, 82.6, 1.29)),
+    ("MIG", None), ("H200", (4800, 67, 34)), ("H100 NVL", (3900, 60, 30)),
+    ("H100 PCIe", (2000, 51, 26)), ("H100", (3350, 67, 34)), ("A100-SXM4-80GB", (2039, 19.5, 9.7)),
+    ("A100 80GB", (1935, 19.5, 9.7)), ("A100", (1555, 19.5, 9.7)), ("L40S", (864, 91.6, 1.4)),
+    ("L40", (864, 90.5, 1.4)), ("L4", (300, 30.3, 0.47)), ("RTX 4090", (1008, 82.6, 1.29)),
     ("T4", (320, 8.1, 0.25)),
 ]
 # A number of the output may differ by so much of its size: sums in another order.
