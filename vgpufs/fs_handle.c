@@ -252,8 +252,8 @@ static size_t part_of(const struct blob *blob, uint64_t offset, size_t *size)
 static void text_read(struct handle *handle, fuse_req_t request, size_t size, uint64_t offset)
 {
     /* The handle may go with the reply. */
-    struct blob *snapshot = handle->nfs ? nfs_view_read(&handle->node, offset, size)
-                                        : blob_ref(handle->text.snapshot);
+    struct blob *snapshot =
+        handle->nfs ? nfs_view_read(&handle->node, offset, size) : blob_ref(handle->text.snapshot);
     if (!snapshot) {
         fuse_reply_err(request, ENOSPC);
         return;

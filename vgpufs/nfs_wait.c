@@ -113,6 +113,7 @@ static bool content_find(struct nfs_request *request, const struct node *node,
     struct job *pending = NULL;
     bool parked = false;
     *error = 0;
+    atomic_store(&vm->nfs_reads, true);
     pthread_mutex_lock(&vm->lock);
     struct blob **told = node->job ? &node->job->told : &vm->told;
     if (request->operation == READ && *told)

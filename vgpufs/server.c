@@ -4,6 +4,7 @@
 #include "clock.h"
 #include "common/log.h"
 #include "executor/catalogue.h"
+#include "invalidator.h"
 #include "nfs_wait.h"
 #include "parked.h"
 #include "pool.h"
@@ -191,6 +192,11 @@ int server_start(struct server *server, const struct config *config,
         text_puts(error, "cannot start the thread that ends the waits of NFS servers");
         return -1;
     }
+    server->invalidator = invalidator_create(server);
+    if (!server->invalidator) {
+        text_puts(error, "cannot start the thread that invalidates what the kernel caches");
+        return -1;
+    }
     if (pools_start(server, error) < 0)
         return -1;
     if (session_mount(server, config->mountpoint, options, error) < 0)
@@ -234,12 +240,14 @@ void server_stop(struct server *server, int signals)
      * descriptor that it writes to, and before those that may have to answer for it to go on. */
     notifier_destroy(server->notifier);
     nfs_wait_stop(server->nfs);
+    invalidator_stop(server->invalidator);
     session_unmount(server);
     spawner_destroy(server->spawner);
     for (struct vm *vm = atomic_load(&server->vms); vm; vm = atomic_load(&vm->next))
         vm_save_numbers(vm);
     vms_destroy(server);
     nfs_wait_destroy(server->nfs);
+    invalidator_destroy(server->invalidator);
     nfs_lines_finish(&server->nfs_lines);
     nfs_views_finish(&server->nfs_views);
     callers_destroy(server->callers);

@@ -23,6 +23,7 @@
 
 struct callers;
 struct fuse_session;
+struct invalidator;
 struct nfs_wait;
 struct notifier;
 struct pool;
@@ -42,6 +43,7 @@ struct server {
     struct notifier *notifier;
     struct callers *callers;
     struct nfs_wait *nfs;
+    struct invalidator *invalidator;
     struct nfs_lines nfs_lines; /* of the root's ctl; VMs have their own */
     struct nfs_views nfs_views; /* of the root's files */
     atomic_bool serving;  /* mounted: before that the start tells its own errors */

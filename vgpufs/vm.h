@@ -67,6 +67,7 @@ struct vm {
     struct pool_tenant **tenants; /* one in each pool, in the pools' order */
     _Atomic uint64_t queued, running;
     atomic_bool gone, held;
+    atomic_bool nfs_reads; /* an NFS server has asked for a result */
     struct data data;               /* has its own lock */
     struct nfs_waiting nfs_waiting; /* guarded by the lock of nfs_wait.c */
     struct nfs_lines nfs_lines;     /* has its own lock, outside of `lock` */
@@ -123,6 +124,9 @@ int vm_submit(struct vm *vm, enum submit_via via, struct job *target, const stru
 int vm_reject(struct vm *vm, enum submit_via via, struct job *target, int number,
               const struct line *line, const char *text);
 
+/* vm_result_changed: what the kernel may have cached of that job's result, or of the newest entry's
+ * (`job` NULL), is out of date. Whatever waits for it was answered before. */
+void vm_result_changed(struct vm *vm, const struct job *job);
 /* vm_note_change: what a file of the VM, or of that job (NULL: none), holds has changed. */
 void vm_note_change(struct vm *vm, struct job *job);
 /* vm_note_error notes an error that is none of a line, about a name: only `status` shows it. */

@@ -410,6 +410,8 @@ void vm_job_ended(struct job *job, const struct job_outcome *outcome)
     events_responded(vm->server, job);
     if (parked_answer(waiters, job->result))
         vm_job_read(vm, job->number);
+    vm_result_changed(vm, job);
+    vm_result_changed(vm, NULL);
     if (hold) {
         log_warning("vm%u is held after %u crashes in a row: 'vgpuctl release vm%u' lets it go on",
                     vm->id, crashes, vm->id);
