@@ -443,12 +443,11 @@ static int text_write(struct handle *handle, const char *bytes, size_t size)
     return handle->node.type->refuse(&handle->node, error, &line, text);
 }
 
-/* nfs_text_write: over NFS it is the WRITE that waits until what it brought is on disk, since the
- * guest's close() is not told of errors. */
-static int nfs_text_write(struct handle *handle, uint64_t offset, const char *bytes, size_t size)
+/* nfs_commit waits until what an NFS server's WRITE brought is on disk: over NFS it is the WRITE
+ * that waits, since the guest's close() is not told of errors. */
+static int nfs_commit(struct handle *handle, int error)
 {
     struct state *state = handle->node.server->state;
-    int error = nfs_lines_write(&handle->node, offset, bytes, size);
     return error || !handle->node.type->persistent ? error : state_wait(state, state_now(state));
 }
 
@@ -471,7 +470,7 @@ void handle_write(struct handle *handle, fuse_req_t request, struct fuse_bufvec 
         size = copied < 0 ? 0 : (size_t)copied;
     }
     if (!error && handle->nfs)
-        error = nfs_text_write(handle, offset, bytes, size);
+        error = nfs_commit(handle, nfs_lines_write(&handle->node, offset, bytes, size));
     else if (!error)
         error = text_write(handle, bytes, size);
     free(copy);
@@ -486,7 +485,7 @@ int handle_flush(struct handle *handle)
     if (handle->node.type->content != CONTENT_TEXT || !handle->node.type->accept)
         return 0;
     if (handle->nfs)
-        return handle->writes ? nfs_lines_flush(&handle->node) : 0;
+        return handle->writes ? nfs_commit(handle, nfs_lines_flush(&handle->node)) : 0;
     struct acceptance acceptance = {.node = &handle->node};
     pthread_mutex_lock(&handle->text.lock);
     int error = lines_flush(&handle->text.lines, accept_batch, &acceptance);

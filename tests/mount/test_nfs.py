@@ -124,6 +124,31 @@ def test_what_was_told_is_what_is_read(mount, server, vm):
     server.do("close", fd)
 
 
+CACHES = tuple(map(int, re.match(r"(\d+)\.(\d+)", os.uname().release).groups())) >= (6, 5)
+
+
+@pytest.mark.parametrize("newer", ["NOP", "BOGUS"])
+def test_cached_results_go(server, vm, newer):
+    """Since Linux 6.5 the kernel's server reads through the page cache. What that holds of a result
+    goes when there is a newer one, though nobody asks for the attributes again."""
+    vm.run("NOP")
+    path = vm.dir / "result"
+    fd = server.do("open", path, os.O_RDONLY)
+    size = server.size(path)
+    assert len(server.do("splice", fd, 65536, 0)) == size
+    if CACHES:
+        assert server.do("cached_pages", fd) == 1
+        errno_of(vm.submit, newer)
+        wait_until(lambda: server.do("cached_pages", fd) == 0, what="the cache is emptied")
+    else:
+        errno_of(vm.submit, newer)
+    read_file(path)
+    size = server.size(path)
+    assert server.do("splice", fd, 65536, 0).encode() == read_file(path)
+    assert size == len(read_file(path))
+    server.do("close", fd)
+
+
 def test_hold(vgpufs, server):
     """After `hold` the guest is asked to come again, and is then told."""
     mount = vgpufs({"nfs": {"hold": "100ms"}})
