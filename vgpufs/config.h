@@ -20,6 +20,8 @@
 #define CONFIG_MAX_VM_ID    65535
 #define CONFIG_MAX_POOLS    64 /* a VM's allowed pools are a bit set */
 #define CONFIG_POOL_NAME    32 /* bytes, NUL included */
+/* What a pool's name consists of; it begins with a capital letter. */
+#define CONFIG_POOL_NAME_BYTES "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
 
 enum config_durability { DURABILITY_SYNC, DURABILITY_GROUP, DURABILITY_NONE };
 enum config_on_restart { ON_RESTART_RERUN, ON_RESTART_FAIL };

@@ -50,7 +50,7 @@ bool config_pool_name_is_valid(const char *name)
     size_t size = strlen(name);
     if (size == 0 || size >= CONFIG_POOL_NAME || name[0] < 'A' || name[0] > 'Z')
         return false;
-    return strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-") == size;
+    return strspn(name, CONFIG_POOL_NAME_BYTES) == size;
 }
 
 static int path_parse(const struct config_key *key, struct value *value)

@@ -12,7 +12,8 @@ static int claim_set(struct claim *claim, const char *key, const char *value, ch
 {
     uint64_t number;
     if (strcmp(key, "pool") == 0) {
-        if (!*value || strlen(value) >= sizeof(claim->pool)) {
+        size_t length = strspn(value, CONFIG_POOL_NAME_BYTES);
+        if (!length || value[length] || length >= sizeof(claim->pool)) {
             snprintf(error, size, "pool= takes the name of a pool");
             return EINVAL;
         }

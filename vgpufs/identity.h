@@ -28,7 +28,7 @@ int identity_parse(const char *line, struct claim *claim, char *error, size_t si
 
 /*
  * claim_parse reads the `A:2:3` at the start of `text` and sets *rest to what follows the vm_id: a
- * ':' or the end. Returns 0 or EINVAL, and `error` in words.
+ * ':', a blank or the end. Returns 0 or EINVAL, and `error` in words.
  */
 int claim_parse(const char *text, struct claim *claim, const char **rest, char *error, size_t size);
 

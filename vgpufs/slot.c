@@ -305,7 +305,7 @@ static const char *take_refusal(struct slot *slot, const struct frame *frame)
 {
     const char *error = frame_get(frame, "error");
     struct text text = {0};
-    if (!error)
+    if (!error || !*error)
         error = "it gives no reason";
     text_escape(&text, error, strlen(error), sizeof(slot->failure) - 1);
     slot_note_failure(slot, text.failed ? "it refuses" : text.data);

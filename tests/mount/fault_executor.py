@@ -246,6 +246,11 @@ def refuse():
     os._exit(1)
 
 
+def refuse_silently():
+    send(REFUSE, 0, {"error": b""})
+    os._exit(1)
+
+
 def bad_protocol():
     hello(protocol=99)
 
@@ -260,7 +265,7 @@ def garbage_hello():
 
 
 GREETINGS = {function.__name__: function for function in (
-    no_hello, silent, refuse, bad_protocol, evil_hello, garbage_hello)}
+    no_hello, silent, refuse, refuse_silently, bad_protocol, evil_hello, garbage_hello)}
 JOBS = {function.__name__: function for function in (
     crash, segfault, leave, close, hang, garbage, noisy_garbage, huge, partial, unended_fields,
     unknown_type, wrong_direction, bad_status, late_answer, deaf, twice, flood, endless_flood, evil_error,

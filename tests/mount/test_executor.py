@@ -271,7 +271,8 @@ def assert_clean_log(daemon):
 
 # --- greetings that go wrong ---------------------------------------------------------------------
 
-SILENT_FAULTS = [("no_hello", "executor"), ("refuse", "no device today"), ("bad_protocol", "protocol"),
+SILENT_FAULTS = [("no_hello", "executor"), ("refuse", "no device today"),
+                 ("refuse_silently", "gives no reason"), ("bad_protocol", "protocol"),
                  ("garbage_hello", "executor")]
 
 

@@ -58,6 +58,8 @@ static void test_parse_refused(void **state)
         {"A 2 3", "POOL:PRIORITY:VM_ID"},
         {"A: 2:3", "priority= takes 0, 1 or 2"},
         {":2:3", "pool= takes the name of a pool"},
+        {"A.B:2:3", "pool= takes the name of a pool"},
+        {"pool==A:A priority=2 vm_id=3", "pool= takes the name of a pool"},
         {"A:3:3", "priority= takes 0, 1 or 2"},
         {"A:-0:3", "priority= takes 0, 1 or 2"},
         {"A:2:0", "vm_id= takes a number from 1 to 65535"},
