@@ -188,6 +188,7 @@ def test_a_planned_restart(held):
     after = daemon.vm(3).run("NOP").header
     assert after["status"] == "done" and int(after["job"]) > int(before["job"])
     assert len(mounts_on(daemon.mountpoint)) == 1
+    assert "has stopped" in daemon.holder.log() and "has died" not in daemon.holder.log()
     wait_until(lambda: daemon.holder.flushes() == ["-f", "-f"], what="exportfs, once for each mount")
 
 
