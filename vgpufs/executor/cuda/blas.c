@@ -1,9 +1,8 @@
 #include "blas.h"
 
 #include "common/log.h"
-#include "driver.h"
+#include "library.h"
 
-#include <dlfcn.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
@@ -11,8 +10,6 @@
 /* Names, values and prototypes of the "cuBLAS" documentation; every call returns 0 if it worked. */
 #define CUBLAS_OP_N          0
 #define CUBLAS_PEDANTIC_MATH 2 /* arithmetic in the elements' type alone: no TF32, no emulation */
-
-#define NOT_INSTALLED "not installed, or not where ld.so(8) looks"
 
 typedef struct cublasContext *cublasHandle_t;
 
@@ -31,10 +28,7 @@ static struct {
                  const double *beta, double *c, int ldc);
 } cublas;
 
-static const struct {
-    const char *name;
-    size_t offset;
-} calls[] = {
+static const struct library_call calls[] = {
     {"cublasCreate_v2", offsetof(__typeof__(cublas), create)},
     {"cublasDestroy_v2", offsetof(__typeof__(cublas), destroy)},
     {"cublasGetVersion_v2", offsetof(__typeof__(cublas), version)},
@@ -50,41 +44,13 @@ static const char *const libraries[] = {"libcublas.so.13", "libcublas.so.12"};
 
 static cublasHandle_t handle; /* NULL: not in use */
 static CUdeviceptr workspace; /* of the job that runs */
-static char name[192] = "own kernels";
-static bool name_is_known;
-
-static void leave_out(const char *what, const char *why)
-{
-    /* One that is there and does not work says more than one that is not there. */
-    if (name_is_known && strcmp(why, NOT_INSTALLED) == 0)
-        return;
-    name_is_known = true;
-    snprintf(name, sizeof(name), "own kernels (%.60s: %.100s)", what, why);
-}
-
-static bool load_calls(const char *file)
-{
-    void *library = dlopen(file, RTLD_NOW | RTLD_LOCAL);
-    if (!library) {
-        leave_out(file, NOT_INSTALLED);
-        return false;
-    }
-    for (size_t i = 0; i < sizeof(calls) / sizeof(calls[0]); i++) {
-        void *address = dlsym(library, calls[i].name);
-        if (!address) {
-            leave_out(file, calls[i].name);
-            return false;
-        }
-        memcpy((char *)&cublas + calls[i].offset, &address, sizeof(address));
-    }
-    return true;
-}
+static struct library_name name = {.text = "own kernels"};
 
 static bool use(const char *file)
 {
     char why[32];
     int version = 0, status;
-    if (!load_calls(file))
+    if (!library_load(&name, file, calls, sizeof(calls) / sizeof(calls[0]), &cublas))
         return false;
     status = cublas.create(&handle);
     if (status == 0)
@@ -93,24 +59,20 @@ static bool use(const char *file)
         status = cublas.version(handle, &version);
     if (status != 0) {
         snprintf(why, sizeof(why), "error %d at its start", status);
-        leave_out(file, why);
+        library_leave_out(&name, file, why);
         blas_close();
         return false;
     }
     /* From 10.0 on 10000 * major + 100 * minor + patch. */
-    snprintf(name, sizeof(name), "cuBLAS %d.%d.%d", version / 10000, version / 100 % 100,
+    snprintf(name.text, sizeof(name.text), "cuBLAS %d.%d.%d", version / 10000, version / 100 % 100,
              version % 100);
     return true;
 }
 
 void blas_open(void)
 {
-    /* CUDA's runtime, which is a part of cuBLAS, asks the driver for tables that only NVIDIA's has:
-     * with another one it would be loaded, all 500 MB of it, for nothing. */
-    if (!driver_has("cuGetExportTable", "cuGetExportTable")) {
-        leave_out("cuBLAS", "this driver is for the driver API alone");
+    if (!library_is_wanted(&name, "cuBLAS"))
         return;
-    }
     for (size_t i = 0; i < sizeof(libraries) / sizeof(libraries[0]); i++)
         if (use(libraries[i]))
             return;
@@ -125,7 +87,7 @@ void blas_close(void)
 
 const char *blas_name(void)
 {
-    return name;
+    return name.text;
 }
 
 int blas_prepare(struct job *job)
@@ -165,8 +127,11 @@ bool blas_multiply(struct device_lane *lane, const struct blas_product *product)
         status = multiply(product);
     if (status == 0)
         return true;
-    log_warning("%s: error %d: matrices are multiplied by own kernels from now on", name, status);
-    snprintf(name, sizeof(name), "own kernels (cuBLAS: error %d)", status);
+    log_warning("%s: error %d: matrices are multiplied by own kernels from now on", name.text,
+                status);
+    char why[32];
+    snprintf(why, sizeof(why), "error %d", status);
+    library_leave_out(&name, "cuBLAS", why);
     blas_close();
     return false;
 }
