@@ -14,6 +14,7 @@ struct blob *blob_from_text(struct text *text)
     }
     atomic_init(&blob->references, 1);
     blob->size = size;
+    blob->job = 0;
     blob->data = data;
     return blob;
 }

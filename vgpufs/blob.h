@@ -9,10 +9,12 @@
 
 #include <stdatomic.h>
 #include <stddef.h>
+#include <stdint.h>
 
 struct blob {
     atomic_uint references;
     size_t size;
+    uint64_t job; /* whose result it is; 0: no job's */
     char *data;
 };
 

@@ -16,6 +16,22 @@ uint64_t clock_now_us(void)
     return clock_read_ns(CLOCK_MONOTONIC) / 1000;
 }
 
+uint64_t clock_real_us(void)
+{
+    return clock_read_ns(CLOCK_REALTIME) / 1000;
+}
+
+uint64_t clock_to_real_us(uint64_t monotonic_us)
+{
+    return clock_real_us() - (clock_now_us() - monotonic_us);
+}
+
+uint64_t clock_from_real_us(uint64_t real_us)
+{
+    uint64_t real = clock_real_us(), now = clock_now_us();
+    return real_us < real ? now - (real - real_us) : now; /* the clock may have been set back */
+}
+
 struct timespec clock_change(void)
 {
     uint64_t now = clock_read_ns(CLOCK_REALTIME);

@@ -10,6 +10,12 @@
 #include <time.h>
 
 uint64_t clock_now_us(void);
+/* Real time, for what must mean the same after a restart: microseconds since the epoch … */
+uint64_t clock_real_us(void);
+/* … of a point of the monotonic clock, and back. The result may lie before the machine's start:
+ * then it has wrapped round, and only differences to it mean anything. */
+uint64_t clock_to_real_us(uint64_t monotonic_us);
+uint64_t clock_from_real_us(uint64_t real_us);
 
 /*
  * clock_change returns the time stamp of a change: max(now, last + 1 ns) over

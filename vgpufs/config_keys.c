@@ -39,14 +39,16 @@ static const struct config_key keys[] = {
      .help = "VMs that exist without a section of their own, as in 1-10 200. A [vm N] section "
              "makes its VM exist too."},
     {VGPUFS("durability", TYPE_DURABILITY), DEFAULT("sync"), OF_CONFIG(durability),
-     .help = "What an accepted job waits for: sync, until it is on the disk; group 50ms, the same "
-             "with one write for all that come in that time; none, nothing, so that a power "
-             "failure may lose it. No effect in this version: jobs are not kept over a restart."},
+     .help =
+         "How safe a job is once it is accepted: sync, it is on the disk; group 50ms, it will be "
+         "after that time at most; none, a power failure may lose it. See DURABILITY in "
+         "vgpufs.conf(5)."},
     {VGPUFS("on_restart", TYPE_CHOICE), DEFAULT("rerun"), .choices = "rerun|fail",
      OF_CONFIG(on_restart),
      .help =
-         "What becomes of a job that was running when the daemon ended unexpectedly. No effect in "
-         "this version: jobs are not kept over a restart."},
+         "What becomes of a job that was running when the daemon ended: rerun, it is run again; "
+         "fail, it has failed. Holds for jobs that are started from then on. With fail and "
+         "durability = sync a job is started when the disk has noted that it is."},
     {VGPUFS("stop_timeout", TYPE_DURATION), DEFAULT("10s"), RANGE(0, HOUR),
      OF_CONFIG(stop_timeout_ms), .help = "How long running jobs may still run after SIGTERM."},
     {VGPUFS("stats_log_interval", TYPE_DURATION), DEFAULT("60"), RANGE(0, DAY),

@@ -3,6 +3,7 @@
 #include "caller.h"
 #include "clock.h"
 #include "common/log.h"
+#include "durable.h"
 #include "fs_handle.h"
 #include "nfs_lines.h"
 #include "nfs_view.h"
@@ -446,14 +447,14 @@ static void fs_write_buf(fuse_req_t request, fuse_ino_t ino, struct fuse_bufvec 
 static void fs_flush(fuse_req_t request, fuse_ino_t ino, struct fuse_file_info *info)
 {
     (void)ino;
-    fuse_reply_err(request, handle_flush(handle_of(info)));
+    handle_flush(handle_of(info), request);
 }
 
 static void fs_fsync(fuse_req_t request, fuse_ino_t ino, int datasync, struct fuse_file_info *info)
 {
     (void)ino;
     (void)datasync;
-    fuse_reply_err(request, handle_fsync(handle_of(info)));
+    handle_fsync(handle_of(info), request);
 }
 
 static void fs_poll(fuse_req_t request, fuse_ino_t ino, struct fuse_file_info *info,
@@ -508,7 +509,7 @@ static void fs_fsyncdir(fuse_req_t request, fuse_ino_t ino, int datasync,
     (void)ino;
     (void)datasync;
     (void)info;
-    fuse_reply_err(request, state_wait(state, state_now(state)));
+    durable_reply(state, request, state_now(state));
 }
 
 static void fs_statfs(fuse_req_t request, fuse_ino_t ino)

@@ -1,6 +1,7 @@
 #include "fs_handle.h"
 
 #include "data.h"
+#include "durable.h"
 #include "nfs_lines.h"
 #include "nfs_view.h"
 #include "nfs_wait.h"
@@ -274,16 +275,8 @@ static void bytes_read(struct handle *handle, fuse_req_t request, size_t size, u
 
 void handle_note_read(const struct node *node, const struct blob *content)
 {
-    struct vm *vm = node->vm;
-    uint64_t number = 0;
-    pthread_mutex_lock(&vm->lock);
-    /* The newest entry may be none of a job. */
-    const struct job *job = node->job ? node->job : vm->newest.job;
-    if (job && job->result == content && !job->read)
-        number = job->number;
-    pthread_mutex_unlock(&vm->lock);
-    if (number)
-        vm_job_read(vm, number);
+    if (content->job) /* the newest entry may be none of a job */
+        vm_job_read(node->vm, content->job);
 }
 
 static void result_read(struct handle *handle, fuse_req_t request, size_t size, uint64_t offset)
@@ -306,7 +299,7 @@ static void result_read(struct handle *handle, fuse_req_t request, size_t size, 
         if (parked)
             return;
         if (!content) {
-            fuse_reply_err(request, ENOSPC);
+            fuse_reply_err(request, failed && !atomic_load(&vm->server->closing) ? ENOSPC : EIO);
             return;
         }
         pthread_mutex_lock(&own->lock);
@@ -416,11 +409,21 @@ static int accept_batch(void *context, const struct line *batch, size_t count)
     return acceptance->node->type->accept(acceptance->node, batch, count);
 }
 
+/* accepted_now is what has to be on disk for all that this file's node has accepted to be as safe
+ * as it is to be; 0: nothing has. */
+static state_ticket accepted_now(const struct handle *handle)
+{
+    const struct node_type *type = handle->node.type;
+    struct state *state = handle->node.server->state;
+    bool waits = type->persistent || (type->journaled && state_jobs_are_synced(state));
+    return waits ? state_now(state) : 0;
+}
+
 /* note_accepted keeps what close() has to wait for; the handle's lines are locked. */
 static void note_accepted(struct handle *handle, int error)
 {
-    if (!error && handle->node.type->persistent)
-        handle->text.accepted = state_now(handle->node.server->state);
+    if (!error)
+        handle->text.accepted = accepted_now(handle);
 }
 
 static int text_write(struct handle *handle, const char *bytes, size_t size)
@@ -443,14 +446,6 @@ static int text_write(struct handle *handle, const char *bytes, size_t size)
     return handle->node.type->refuse(&handle->node, error, &line, text);
 }
 
-/* nfs_commit waits until what an NFS server's WRITE brought is on disk: over NFS it is the WRITE
- * that waits, since the guest's close() is not told of errors. */
-static int nfs_commit(struct handle *handle, int error)
-{
-    struct state *state = handle->node.server->state;
-    return error || !handle->node.type->persistent ? error : state_wait(state, state_now(state));
-}
-
 void handle_write(struct handle *handle, fuse_req_t request, struct fuse_bufvec *in,
                   uint64_t offset)
 {
@@ -470,43 +465,63 @@ void handle_write(struct handle *handle, fuse_req_t request, struct fuse_bufvec 
         size = copied < 0 ? 0 : (size_t)copied;
     }
     if (!error && handle->nfs)
-        error = nfs_commit(handle, nfs_lines_write(&handle->node, offset, bytes, size));
+        error = nfs_lines_write(&handle->node, offset, bytes, size);
     else if (!error)
         error = text_write(handle, bytes, size);
     free(copy);
     if (error)
         fuse_reply_err(request, error);
+    else if (handle->nfs) /* an NFS client's close() is not told of errors: its WRITE waits */
+        durable_reply_write(handle->node.server->state, request, accepted_now(handle), size);
     else
         fuse_reply_write(request, size);
 }
 
-int handle_flush(struct handle *handle)
+void handle_flush(struct handle *handle, fuse_req_t request)
 {
-    if (handle->node.type->content != CONTENT_TEXT || !handle->node.type->accept)
-        return 0;
-    if (handle->nfs)
-        return handle->writes ? nfs_commit(handle, nfs_lines_flush(&handle->node)) : 0;
+    struct state *state = handle->node.server->state;
+    if (handle->node.type->content != CONTENT_TEXT || !handle->node.type->accept) {
+        fuse_reply_err(request, 0);
+        return;
+    }
+    if (handle->nfs) {
+        int error = handle->writes ? nfs_lines_flush(&handle->node) : 0;
+        if (error)
+            fuse_reply_err(request, error);
+        else
+            durable_reply(state, request, accepted_now(handle));
+        return;
+    }
     struct acceptance acceptance = {.node = &handle->node};
     pthread_mutex_lock(&handle->text.lock);
     int error = lines_flush(&handle->text.lines, accept_batch, &acceptance);
     note_accepted(handle, error);
     state_ticket accepted = handle->text.accepted;
     pthread_mutex_unlock(&handle->text.lock);
-    if (error || !handle->node.type->persistent)
-        return error;
-    return state_wait(handle->node.server->state, accepted);
+    if (error)
+        fuse_reply_err(request, error);
+    else
+        durable_reply(state, request, accepted);
 }
 
-int handle_fsync(struct handle *handle)
+void handle_fsync(struct handle *handle, fuse_req_t request)
 {
     struct state *state = handle->node.server->state;
-    if (handle->node.type->persistent)
-        return state_wait(state, state_now(state));
-    if (handle->node.type->content != CONTENT_BYTES)
-        return 0;
-    if (fdatasync(handle->descriptor) < 0)
-        return errno;
-    return state_wait(state, state_now(state)); /* its name */
+    state_ticket ticket = 0;
+    if (handle->node.type->content == CONTENT_TEXT && handle->nfs) {
+        ticket = accepted_now(handle);
+    } else if (handle->node.type->content == CONTENT_TEXT) {
+        pthread_mutex_lock(&handle->text.lock);
+        ticket = handle->text.accepted;
+        pthread_mutex_unlock(&handle->text.lock);
+    } else if (handle->node.type->content == CONTENT_BYTES) {
+        if (fdatasync(handle->descriptor) < 0) {
+            fuse_reply_err(request, errno);
+            return;
+        }
+        ticket = state_now(state); /* its name */
+    }
+    durable_reply(state, request, ticket);
 }
 
 int handle_allocate(struct handle *handle, uint64_t offset, uint64_t length)

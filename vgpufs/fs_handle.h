@@ -41,9 +41,11 @@ void handle_read(struct handle *handle, fuse_req_t request, size_t size, uint64_
 void handle_write(struct handle *handle, fuse_req_t request, struct fuse_bufvec *in,
                   uint64_t offset);
 
-/* These return 0 or an errno. */
-int handle_flush(struct handle *handle);
-int handle_fsync(struct handle *handle);
+/* These reply, at once or when what was accepted is on disk. */
+void handle_flush(struct handle *handle, fuse_req_t request);
+void handle_fsync(struct handle *handle, fuse_req_t request);
+
+/* handle_allocate returns 0 or an errno. */
 int handle_allocate(struct handle *handle, uint64_t offset, uint64_t length);
 /* handle_poll returns what is ready. It takes `poll` (NULL: nobody waits). */
 unsigned handle_poll(struct handle *handle, struct fuse_pollhandle *poll);

@@ -81,8 +81,8 @@ void job_render_result(const struct job *job, const struct job_outcome *outcome,
     render_word(text, "status=", job_state_name(outcome->state));
     render_number(text, " job=", true, job->number);
     render_word(text, " tag=", job->tag);
-    render_word(text, " command=", job->workload->name);
-    render_word(text, " pool=", job->pool->name);
+    render_word(text, " command=", job->workload ? job->workload->name : "-");
+    render_word(text, " pool=", job->pool ? job->pool->name : "-");
     render_number(text, " priority=", true, job->queue.priority);
     render_word(text, " backend=", outcome->backend ? outcome->backend : "-");
     text_puts(text, " device=");

@@ -16,6 +16,7 @@
 #include "blob.h"
 #include "command.h"
 #include "queue.h"
+#include "state.h"
 #include "table.h"
 
 #include <stdatomic.h>
@@ -38,6 +39,14 @@ enum job_state {
     JOB_TIMEOUT,
 };
 
+/* A job that has ended, on its way into the state. */
+struct job_end {
+    struct state_waiter waiter;
+    struct blob *result; /* a reference */
+    unsigned char state; /* enum job_state */
+    bool crashed, shown;
+};
+
 struct job {
     struct queue_item queue;
     struct table_entry by_number, by_tag;
@@ -47,7 +56,10 @@ struct job {
     const struct workload_info *workload;
     uint64_t number;
     uint64_t started_us, ended_us;
-    uint64_t kept_us; /* since when it is in its VM's list of ended jobs */
+    uint64_t entry;        /* when it became its VM's newest entry: a count */
+    uint64_t result_bytes; /* of the result, in memory or not */
+    uint64_t room_bytes;   /* set aside for it on the disk */
+    uint64_t kept_us;      /* since when it is in its VM's list of ended jobs */
     uint32_t timeout_ms, deadline_ms;
     atomic_uint references;
     _Atomic uint32_t progress; /* per 10,000; UINT32_MAX: unknown */
@@ -56,9 +68,11 @@ struct job {
     bool forgotten;            /* rmdir: no longer in the VM's tables */
     bool legacy;               /* came through request.txt */
     bool listed;               /* among the VM's ended jobs */
+    bool journaled;            /* has a row in the state */
+    struct job_end end;        /* from its end until the state has it */
     struct timespec changed;
     struct blob *result;      /* header and output, set with the terminal state; of a rejected line
-                               * while JOB_NEW */
+                               * while JOB_NEW; NULL with result_bytes: it is in the state only */
     struct blob *told;        /* what an NFS server was told that `result` holds; NULL: nothing */
     struct parked *waiters;   /* requests to answer at the end */
     struct watcher *watchers; /* open files in poll(2), to be notified at the end */

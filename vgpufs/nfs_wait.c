@@ -99,7 +99,7 @@ static int park(struct nfs_request *request, struct vm *vm, struct job *job, boo
     if (parked_add(vm, job, &request->parked) == 0)
         return 0;
     nfs_wait_leave(request->server->nfs, &request->parked.turn);
-    return ENOSPC;
+    return atomic_load(&request->server->closing) ? EAGAIN : ENOSPC;
 }
 
 /*

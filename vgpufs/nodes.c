@@ -150,6 +150,16 @@ static int refuse_line(const struct node *node, int error, const struct line *li
                   .render = the_render,                                                            \
                   .accept = the_accept,                                                            \
                   .refuse = the_refuse}
+#define JOURNALED(the_kind, the_parent, the_name, the_mode, the_render, the_accept, the_refuse)    \
+    [the_kind] = {.kind = the_kind,                                                                \
+                  .parent = the_parent,                                                            \
+                  .name = the_name,                                                                \
+                  .mode = the_mode,                                                                \
+                  .content = CONTENT_TEXT,                                                         \
+                  .journaled = true,                                                               \
+                  .render = the_render,                                                            \
+                  .accept = the_accept,                                                            \
+                  .refuse = the_refuse}
 #define PUBLIC(the_kind, the_name, the_render)                                                     \
     [the_kind] = {.kind = the_kind,                                                                \
                   .parent = NODE_ROOT,                                                             \
@@ -175,22 +185,24 @@ const struct node_type node_types[NODE_KINDS] = {
     PUBLIC(NODE_STATS_JSON, "stats.json", render_stats_json),
     PUBLIC(NODE_METRICS, "metrics", render_metrics),
     TEXT(NODE_QUEUE, NODE_ROOT, "queue", 0400, render_queue, NULL, NULL),
-    TEXT(NODE_CTL, NODE_ROOT, "ctl", 0600, render_ctl, accept_ctl, refuse_ctl),
+    JOURNALED(NODE_CTL, NODE_ROOT, "ctl", 0600, render_ctl, accept_ctl, refuse_ctl),
     DIRECTORY(NODE_VM, NODE_ROOT, NULL, 0700),
-    TEXT(NODE_SUBMIT, NODE_VM, "submit", 0200, NULL, accept_submit, refuse_line),
+    JOURNALED(NODE_SUBMIT, NODE_VM, "submit", 0200, NULL, accept_submit, refuse_line),
     RESULT(NODE_RESULT, NODE_VM),
     TEXT(NODE_STATUS, NODE_VM, "status", 0400, render_status, NULL, NULL),
     PERSISTENT(NODE_IDENTITY, NODE_VM, "identity", 0600, render_identity, accept_identity,
                refuse_line),
-    TEXT(NODE_VM_CTL, NODE_VM, "ctl", 0200, NULL, accept_vm_ctl, refuse_line),
+    JOURNALED(NODE_VM_CTL, NODE_VM, "ctl", 0200, NULL, accept_vm_ctl, refuse_line),
     DIRECTORY(NODE_JOBS, NODE_VM, "jobs", 0700),
     DIRECTORY(NODE_JOB, NODE_JOBS, NULL, 0700),
-    TEXT(NODE_JOB_COMMAND, NODE_JOB, "command", 0600, render_command, accept_command, refuse_line),
+    JOURNALED(NODE_JOB_COMMAND, NODE_JOB, "command", 0600, render_command, accept_command,
+              refuse_line),
     TEXT(NODE_JOB_STATUS, NODE_JOB, "status", 0400, render_job_status, NULL, NULL),
     RESULT(NODE_JOB_RESULT, NODE_JOB),
     DIRECTORY(NODE_DATA, NODE_VM, "data", 0700),
     [NODE_FILE] = {.kind = NODE_FILE, .parent = NODE_DATA, .mode = 0600, .content = CONTENT_BYTES},
-    TEXT(NODE_REQUEST, NODE_VM, "request.txt", 0600, render_request, accept_request, refuse_line),
+    JOURNALED(NODE_REQUEST, NODE_VM, "request.txt", 0600, render_request, accept_request,
+              refuse_line),
     TEXT(NODE_RESPONSE, NODE_VM, "response.txt", 0400, render_response, NULL, NULL),
 };
 

@@ -71,6 +71,7 @@ struct node_type {
     mode_t mode;      /* permission bits; stats_mode takes their place where `public` is set */
     enum node_content content;
     bool persistent; /* what it accepts is in the state: close() waits until it is on disk */
+    bool journaled;  /* what it accepts are jobs: the same, as far as `durability` says so */
     bool public;     /* any user may use it, as far as the mode goes */
     /* render appends what a read returns. */
     void (*render)(const struct node *node, struct text *text);

@@ -38,6 +38,8 @@ static void interrupt_post(fuse_req_t request, void *data)
 
 int parked_add(struct vm *vm, struct job *job, struct parked *parked)
 {
+    if (atomic_load(&vm->server->closing))
+        return -1;
     parked->unique &= UNIQUE_MASK;
     parked->previous = NULL;
     parked->next = job->waiters;
@@ -86,6 +88,18 @@ struct parked *parked_detach(struct vm *vm, struct job *job)
 struct parked *parked_detach_newest(struct vm *vm, struct job *job)
 {
     return detach_if(vm, job, true);
+}
+
+/* parked_any takes one of the VM's requests off its lists; NULL if none waits. */
+static struct parked *parked_any(struct vm *vm)
+{
+    pthread_mutex_lock(&vm->lock);
+    struct table_entry *entry = table_next(&vm->parked, NULL);
+    struct parked *parked = entry ? container_of(entry, struct parked, by_unique) : NULL;
+    if (parked)
+        parked_unlink(vm, parked);
+    pthread_mutex_unlock(&vm->lock);
+    return parked;
 }
 
 unsigned parked_answer(struct parked *list, struct blob *result)
@@ -146,6 +160,16 @@ int parked_add_read(struct vm *vm, struct job *job, struct result_handle *handle
         return 0;
     free(read);
     return -1;
+}
+
+void parked_give_up(struct vm *vm)
+{
+    for (struct parked *parked; (parked = parked_any(vm));) {
+        struct job *job = parked->job;
+        /* An NFS client asks again after that, until the next daemon answers. */
+        parked->answer(parked, NULL, parked->answer == read_answer ? EIO : EAGAIN);
+        job_unref(job);
+    }
 }
 
 /* parked_take takes the request of that number off its lists; NULL if it was answered. */

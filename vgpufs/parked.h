@@ -65,6 +65,9 @@ int parked_add_read(struct vm *vm, struct job *job, struct result_handle *handle
 struct parked *parked_detach(struct vm *vm, struct job *job);
 /* parked_detach_newest takes those off the job's list that wait for the newest entry. */
 struct parked *parked_detach_newest(struct vm *vm, struct job *job);
+/* parked_give_up answers all that wait, when server->closing is set and no other will: local reads
+ * with EIO, an NFS server with EAGAIN. */
+void parked_give_up(struct vm *vm);
 /* parked_end answers the request of that number, if it still waits, with the errno. */
 void parked_end(struct vm *vm, uint64_t unique, int error);
 /* parked_answer answers and frees a detached list; no lock is held. Returns how many got a whole

@@ -4,10 +4,12 @@
 
 #include "clock.h"
 #include "events.h"
+#include "kill_point.h"
 #include "server.h"
 #include "vm.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* Ends of jobs. */
@@ -123,8 +125,7 @@ static struct slot *take_next(struct pool *pool)
     return slot;
 }
 
-/* put_back returns a job to the queue whose executor was lost before the job reached it. */
-static void put_back(struct pool *pool, struct slot *slot)
+void pool_put_back(struct pool *pool, struct slot *slot, struct run *abandoned)
 {
     struct job *job = slot->run.job;
     struct pool_tenant *tenant = job->vm->tenants[pool->index];
@@ -133,19 +134,31 @@ static void put_back(struct pool *pool, struct slot *slot)
     atomic_fetch_add(&job->vm->queued, 1);
     job->started_us = 0;
     atomic_store_explicit(&job->state, JOB_QUEUED, memory_order_release);
+    if (job->journaled && pool->server->on_restart == ON_RESTART_FAIL)
+        state_unstart_job(pool->server->state, job->vm->id, job->number);
     slot->run.job = NULL; /* the reference is the queue's again */
+    *abandoned = slot->run;
+    slot->run = (struct run){0};
     pthread_cond_broadcast(&pool->slots_changed);
     if (job->queue.deadline_us)
         pool_arm_timer(pool, job->queue.deadline_us);
 }
 
-/*
- * start_locked sends the prepared job; or ends it, or puts it back. `prepared` is -1 when it must
- * fail with `error`.
- */
-static void start_locked(struct slot *slot, int prepared, const char *error,
-                         const struct text *frame, struct ending *ending, struct run *abandoned)
+/* A job on its way to its executor. */
+struct start {
+    struct state_waiter waiter;
+    struct slot *slot;
+    struct text frame;
+    int prepared; /* -1: it must fail with `error` */
+    char error[COMMAND_MAX_ERROR];
+};
+
+/* start_locked sends the prepared job; or ends it, or puts it back. */
+static void start_locked(const struct start *start, struct ending *ending, struct run *abandoned)
 {
+    struct slot *slot = start->slot;
+    int prepared = start->prepared;
+    const char *error = start->error;
     struct pool *pool = slot->pool;
     struct run *run = &slot->run;
     run->preparing = false;
@@ -159,34 +172,82 @@ static void start_locked(struct slot *slot, int prepared, const char *error,
         slot_end(slot, JOB_FAILED, error, ending);
     } else if (slot->state == SLOT_BUSY) {
         /* If this fails the process is given up, and the job told why when it is waited for. */
-        slot_send(slot, frame);
+        slot_send(slot, &start->frame);
         run->limit_us = clock_now_us() + run->limit_ms * 1000;
         pool_arm_timer(pool, slot_due_us(slot));
     } else {
-        put_back(pool, slot);
-        *abandoned = slot->run;
-        slot->run = (struct run){0};
+        pool_put_back(pool, slot, abandoned);
     }
     if (ending->run.job)
         pool_release(pool, ending->run.job);
 }
 
-static void slot_start(struct slot *slot)
+/* start_finish sends the job and frees `start`. */
+static void start_finish(struct start *start)
 {
-    struct pool *pool = slot->pool;
-    struct text frame = {0};
-    char error[COMMAND_MAX_ERROR];
+    struct pool *pool = start->slot->pool;
     struct ending ending;
     struct run abandoned = {0};
     ending.run = (struct run){0};
-    events_processing(pool->server, slot->run.job);
-    int prepared = run_prepare(&slot->run, &pool->server->catalogue, &frame, error);
     pthread_mutex_lock(&pool->lock);
-    start_locked(slot, prepared, error, &frame, &ending, &abandoned);
+    start_locked(start, &ending, &abandoned);
     pthread_mutex_unlock(&pool->lock);
-    text_finish(&frame);
+    text_finish(&start->frame);
+    free(start);
     run_finish(&abandoned);
     pool_tell(pool, &ending);
+}
+
+static void start_noted(struct state_waiter *waiter, int error)
+{
+    struct start *start = container_of(waiter, struct start, waiter);
+    struct pool *pool = start->slot->pool;
+    (void)
+        error; /* only while the daemon ends: then the executor is gone, and the job is put back */
+    start_finish(start);
+    pool_dispatch(pool);
+}
+
+/*
+ * start_note: a job that must not run twice is noted as running before it does. False if there is
+ * nothing to wait for.
+ */
+static bool start_note(struct start *start)
+{
+    struct job *job = start->slot->run.job;
+    struct vm *vm = job->vm;
+    struct state *state = vm->server->state;
+    int error;
+    if (vm->server->on_restart != ON_RESTART_FAIL)
+        return false;
+    pthread_mutex_lock(&vm->lock); /* behind its acceptance */
+    bool noted = job->journaled;
+    state_ticket ticket = noted ? state_start_job(state, vm->id, job->number) : 0;
+    pthread_mutex_unlock(&vm->lock);
+    start->waiter = (struct state_waiter){.ticket = ticket, .patient = true, .done = start_noted};
+    return noted && state_jobs_are_synced(state) && state_when(state, &start->waiter, &error);
+}
+
+static void slot_start(struct slot *slot)
+{
+    struct pool *pool = slot->pool;
+    struct start *start = malloc(sizeof(*start));
+    struct run abandoned = {0};
+    if (!start) { /* the pool's thread tries again when its timer or an executor wakes it */
+        pthread_mutex_lock(&pool->lock);
+        pool_put_back(pool, slot, &abandoned);
+        slot->state = slot->state == SLOT_BUSY ? SLOT_IDLE : slot->state;
+        pthread_mutex_unlock(&pool->lock);
+        return;
+    }
+    start->slot = slot;
+    start->frame = (struct text){0};
+    events_processing(pool->server, slot->run.job);
+    start->prepared =
+        run_prepare(&slot->run, &pool->server->catalogue, &start->frame, start->error);
+    KILL_POINT("starting");
+    if (!start_note(start))
+        start_finish(start);
 }
 
 bool pool_start_one(struct pool *pool)
@@ -242,6 +303,28 @@ void pool_enqueue(struct pool *pool, struct pool_tenant *tenant, struct job *job
     pthread_mutex_unlock(&pool->lock);
 }
 
+int pool_restore(struct pool *pool, struct pool_tenant *tenant, struct job *job)
+{
+    uint64_t now = clock_now_us();
+    uint64_t age = now - job->queue.queued_us, limit = job->deadline_ms * UINT64_C(1000);
+    /* A deadline that passed while nobody looked is due now; 0 would mean none. */
+    if (job->deadline_ms)
+        job->queue.deadline_us = age < limit ? now + (limit - age) : 1;
+    int error = 0;
+    pthread_mutex_lock(&pool->lock);
+    if (queue_reserve(&pool->queue, queue_count(&pool->queue) + pool->admitted + 1) < 0) {
+        error = ENOSPC;
+    } else {
+        job_ref(job);
+        queue_restore(&pool->queue, &tenant->queue, &job->queue);
+        atomic_fetch_add(&job->vm->queued, 1);
+        if (job->queue.deadline_us)
+            pool_arm_timer(pool, job->queue.deadline_us);
+    }
+    pthread_mutex_unlock(&pool->lock);
+    return error;
+}
+
 /* What the administrator and the guests do to queued jobs. */
 
 void pool_cancel(struct pool *pool, struct job *job, const char *error)
@@ -284,6 +367,7 @@ void pool_hold(struct pool *pool, bool held)
 {
     pthread_mutex_lock(&pool->lock);
     pool->held = held;
+    state_put_pool_held(pool->server->state, pool->name, held);
     pthread_mutex_unlock(&pool->lock);
     if (!held)
         pool_dispatch(pool);

@@ -83,13 +83,15 @@ int pool_start(struct pool *pool);
  * and *error in one line, if one has failed; the time running out is only logged.
  */
 bool pool_wait_ready(struct pool *pool, uint64_t ms, struct text *error);
-/* pool_stop_dispatch: nothing more is started; what is queued is cancelled with that error. */
-void pool_stop_dispatch(struct pool *pool, const char *error);
+/* pool_stop_dispatch: nothing more is started; what is queued stays there. */
+void pool_stop_dispatch(struct pool *pool);
+/* pool_drop_queue forgets what is queued; the state has it. */
+void pool_drop_queue(struct pool *pool);
 /* pool_wait_idle waits until no job runs, at most `ms`: does none? */
 bool pool_wait_idle(struct pool *pool, uint64_t ms);
-/* pool_stop ends the executors (a job that still runs is cancelled with that error) and the
- * thread. pool_finish frees. */
-void pool_stop(struct pool *pool, const char *error);
+/* pool_stop ends the executors and the thread; a job that still runs is put back into the queue, or
+ * fails, as on_restart says. pool_finish frees. */
+void pool_stop(struct pool *pool);
 void pool_finish(struct pool *pool);
 /* pool_reload takes new limits. */
 void pool_reload(struct pool *pool, const struct config_pool *config);
@@ -110,6 +112,9 @@ void pool_unadmit(struct pool *pool, uint64_t count);
 void pool_enqueue(struct pool *pool, struct pool_tenant *tenant, struct job *job,
                   unsigned priority);
 void pool_dispatch(struct pool *pool);
+/* pool_restore queues a job as it stood before a restart: queue.sequence, .priority and .queued_us
+ * are set. It takes a reference. 0 or ENOSPC without memory. */
+int pool_restore(struct pool *pool, struct pool_tenant *tenant, struct job *job);
 
 /*
  * pool_cancel ends a queued job now and a running one soon (it is asked, then its executor is

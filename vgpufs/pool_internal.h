@@ -19,6 +19,8 @@ void pool_arm_timer(struct pool *pool, uint64_t due_us);
 
 /* pool_start_one starts the next job; false if there is none or no slot. Not locked. */
 bool pool_start_one(struct pool *pool);
+/* pool_put_back returns the slot's job to the queue; what it had prepared goes into *abandoned. */
+void pool_put_back(struct pool *pool, struct slot *slot, struct run *abandoned);
 /* pool_release gives back what a running job had taken. */
 void pool_release(struct pool *pool, const struct job *job);
 /* pool_tell does the rest of a job's end. The pool is not locked. */

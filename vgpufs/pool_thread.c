@@ -247,44 +247,54 @@ bool pool_wait_idle(struct pool *pool, uint64_t ms)
     return idle;
 }
 
-void pool_stop_dispatch(struct pool *pool, const char *error)
+void pool_stop_dispatch(struct pool *pool)
 {
-    for (;;) {
-        pthread_mutex_lock(&pool->lock);
-        pool->stopping = true;
-        struct queue_item *item = pool->queue.newest;
-        struct job *job = item ? container_of(item, struct job, queue) : NULL;
-        if (job)
-            pool_unqueue(pool, job);
-        pthread_mutex_unlock(&pool->lock);
-        if (!job)
-            return;
-        pool_end_queued(pool, job, JOB_CANCELLED, error);
+    pthread_mutex_lock(&pool->lock);
+    pool->stopping = true;
+    pthread_mutex_unlock(&pool->lock);
+}
+
+void pool_drop_queue(struct pool *pool)
+{
+    for (struct queue_item *item; (item = pool->queue.newest);) {
+        struct job *job = container_of(item, struct job, queue);
+        pool_unqueue(pool, job);
+        job_unref(job);
     }
 }
 
-void pool_stop(struct pool *pool, const char *error)
+/* slot_stop ends the slot's executor, and takes its job out of it. */
+static void slot_stop(struct slot *slot)
+{
+    struct pool *pool = slot->pool;
+    struct ending ending;
+    struct run abandoned = {0};
+    ending.run = (struct run){0};
+    pthread_mutex_lock(&pool->lock);
+    pool->quitting = pool->stopping = true;
+    bool again = pool->server->on_restart == ON_RESTART_RERUN && !slot->run.cancelled;
+    if (slot->run.job && !slot->run.preparing && again)
+        pool_put_back(pool, slot, &abandoned);
+    slot_quit(slot, &ending);
+    if (ending.run.job)
+        pool_release(pool, ending.run.job);
+    pool_arm_timer(pool, 0);
+    pthread_mutex_unlock(&pool->lock);
+    run_finish(&abandoned);
+    pool_tell(pool, &ending);
+}
+
+void pool_stop(struct pool *pool)
 {
     uint64_t one = 1;
     if (!pool->has_thread)
         return;
-    for (unsigned i = 0; i < pool->slot_count; i++) {
-        struct ending ending;
-        ending.run = (struct run){0};
-        pthread_mutex_lock(&pool->lock);
-        pool->quitting = pool->stopping = true;
-        slot_quit(&pool->slots[i], error, &ending);
-        if (ending.run.job)
-            pool_release(pool, ending.run.job);
-        pool_arm_timer(pool, 0);
-        pthread_mutex_unlock(&pool->lock);
-        pool_tell(pool, &ending);
-    }
+    for (unsigned i = 0; i < pool->slot_count; i++)
+        slot_stop(&pool->slots[i]);
     ssize_t size = write(pool->wake, &one, sizeof(one));
     (void)size; /* an eventfd takes it */
     pthread_join(pool->thread, NULL);
     pool->has_thread = false;
-    pool_stop_dispatch(pool, error); /* a job that was put back meanwhile */
 }
 
 void pool_finish(struct pool *pool)

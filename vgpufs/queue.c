@@ -264,6 +264,13 @@ void queue_requeue(struct queue *queue, struct queue_tenant *tenant, struct queu
     tenant_settle_all(queue, tenant, item->priority);
 }
 
+void queue_restore(struct queue *queue, struct queue_tenant *tenant, struct queue_item *item)
+{
+    if (queue->sequence < item->sequence)
+        queue->sequence = item->sequence;
+    queue_requeue(queue, tenant, item);
+}
+
 void queue_push(struct queue *queue, struct queue_tenant *tenant, struct queue_item *item,
                 unsigned priority, uint64_t now_us)
 {

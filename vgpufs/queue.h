@@ -91,6 +91,9 @@ void queue_push(struct queue *queue, struct queue_tenant *tenant, struct queue_i
                 unsigned priority, uint64_t now_us);
 /* queue_requeue puts an item that was taken out back where it stood. */
 void queue_requeue(struct queue *queue, struct queue_tenant *tenant, struct queue_item *item);
+/* queue_restore is queue_requeue for an item of an earlier process: what is pushed later stands
+ * behind it. */
+void queue_restore(struct queue *queue, struct queue_tenant *tenant, struct queue_item *item);
 void queue_remove(struct queue *queue, struct queue_item *item);
 /* queue_set_priority moves a queued item; among its new equals it stands by arrival. */
 void queue_set_priority(struct queue *queue, struct queue_item *item, unsigned priority);

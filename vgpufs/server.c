@@ -59,12 +59,17 @@ static void note_saved(void *context, const struct state_vm *row)
         return;
     saved->rows[row->id] = *row;
     saved->rows[row->id].identity = row->identity ? strdup(row->identity) : NULL;
+    saved->rows[row->id].rejection = row->rejection ? strdup(row->rejection) : NULL;
+    saved->rows[row->id].request_error = row->request_error ? strdup(row->request_error) : NULL;
 }
 
 static void saved_vms_finish(struct saved_vms *saved)
 {
-    for (size_t id = 0; saved->rows && id <= CONFIG_MAX_VM_ID; id++)
+    for (size_t id = 0; saved->rows && id <= CONFIG_MAX_VM_ID; id++) {
         free((void *)(uintptr_t)saved->rows[id].identity);
+        free((void *)(uintptr_t)saved->rows[id].rejection);
+        free((void *)(uintptr_t)saved->rows[id].request_error);
+    }
     free(saved->rows);
 }
 
@@ -78,6 +83,32 @@ static void vm_link(struct server *server, struct vm *vm)
     atomic_store(&vm->next, next);
     atomic_store(link, vm);
     atomic_store(&server->vm_by_id[vm->id], vm);
+}
+
+/* Jobs that the state had go to their VMs, or stay where they are if there is no such VM now. */
+static void restore_job(void *context, const struct state_job *saved)
+{
+    struct vm *vm = server_find_vm(context, saved->vm);
+    if (vm)
+        vm_restore(vm, saved);
+}
+
+/* jobs_restore: `vm` 0 means all. */
+static int jobs_restore(struct server *server, unsigned vm, const struct saved_vms *saved)
+{
+    if (state_load_jobs(server->state, vm, restore_job, server) < 0)
+        return -1;
+    struct vm *each = vm ? server_find_vm(server, vm) : atomic_load(&server->vms);
+    for (; each; each = vm ? NULL : atomic_load(&each->next))
+        vm_restored(each, &saved->rows[each->id]);
+    return 0;
+}
+
+static void hold_pool(void *context, const char *name)
+{
+    struct pool *pool = server_find_pool(context, name);
+    if (pool)
+        pool_hold(pool, true);
 }
 
 static int vm_add(struct server *server, const struct config_vm *config,
@@ -102,10 +133,15 @@ static int vms_create(struct server *server, struct text *error)
     for (size_t i = 0; i < config->vm_count; i++)
         if (vm_add(server, &config->vms[i], &saved.rows[config->vms[i].id]) < 0)
             goto done;
+    if (jobs_restore(server, 0, &saved) < 0) {
+        text_puts(error, "the jobs in the state cannot be read: see the message above");
+        goto done;
+    }
+    state_load_held_pools(server->state, hold_pool, server);
     result = 0;
 done:
     saved_vms_finish(&saved);
-    if (result < 0)
+    if (result < 0 && !error->size)
         text_puts(error, "no memory for the VMs");
     /* One wait for the first job numbers of all of them. */
     if (result == 0 && state_wait(server->state, state_now(server->state)) != 0) {
@@ -148,6 +184,12 @@ static int pools_create(struct server *server, struct text *error)
     return -1;
 }
 
+static void durability_take(struct server *server, const struct config *config)
+{
+    state_set_durability(server->state, config->durability, config->group_ms);
+    atomic_store(&server->on_restart, config->on_restart);
+}
+
 int server_start(struct server *server, const struct config *config,
                  const struct session_options *options, struct text *error)
 {
@@ -171,6 +213,7 @@ int server_start(struct server *server, const struct config *config,
     server->state = state_open(config->state_dir, error);
     if (!server->state)
         return -1;
+    durability_take(server, config);
     if (!options->mount_socket && session_prepare(config->mountpoint, error) < 0)
         return -1;
     server->started = clock_change();
@@ -228,15 +271,20 @@ static void wait_idle(struct server *server, int signals)
 
 void server_stop(struct server *server, int signals)
 {
-    static const char stopped[] = "vgpufs was stopped";
     atomic_store(&server->stopping, true);
     atomic_store(&server->draining, true);
     for (size_t i = 0; i < server->pool_count; i++)
-        pool_stop_dispatch(&server->pools[i], stopped);
+        pool_stop_dispatch(&server->pools[i]);
     wait_idle(server, signals);
     for (size_t i = 0; i < server->pool_count; i++)
-        pool_stop(&server->pools[i], stopped);
-    /* All jobs have ended, so nobody waits and nothing is notified: the thread goes before the
+        pool_stop(&server->pools[i]);
+    if (server->state)
+        state_settle(server->state); /* results of the last moment are written, and read */
+    /* Who waits for a job that goes on in the next daemon cannot wait in this one. */
+    atomic_store(&server->closing, true);
+    for (struct vm *vm = atomic_load(&server->vms); vm; vm = atomic_load(&vm->next))
+        parked_give_up(vm);
+    /* Nobody waits and nothing is notified any more: the thread goes before the
      * descriptor that it writes to, and before those that may have to answer for it to go on. */
     notifier_destroy(server->notifier);
     nfs_wait_stop(server->nfs);
@@ -245,6 +293,8 @@ void server_stop(struct server *server, int signals)
     spawner_destroy(server->spawner);
     for (struct vm *vm = atomic_load(&server->vms); vm; vm = atomic_load(&vm->next))
         vm_save_numbers(vm);
+    for (size_t i = 0; i < server->pool_count; i++)
+        pool_drop_queue(&server->pools[i]);
     vms_destroy(server);
     nfs_wait_destroy(server->nfs);
     invalidator_destroy(server->invalidator);
@@ -262,6 +312,7 @@ void server_reload(struct server *server, const struct config *config)
     atomic_store(&server->log_jobs, config->log_jobs);
     atomic_store(&server->stats_mode, config->stats_mode);
     server->stop_timeout_ms = config->stop_timeout_ms;
+    durability_take(server, config);
     log_set_level(config->log_level);
     nfs_wait_limit(server->nfs, config);
     for (size_t i = 0; i < server->pool_count; i++)
@@ -283,6 +334,8 @@ void server_reload(struct server *server, const struct config *config)
             vm_reload(vm, &config->vms[i]);
         else if (!saved.rows || vm_add(server, &config->vms[i], &saved.rows[id]) < 0)
             log_error("no memory for vm%u", id);
+        else if (jobs_restore(server, id, &saved) < 0)
+            log_error("vm%u: not all of its jobs could be read", id);
     }
     saved_vms_finish(&saved);
     for (size_t i = 0; i < server->pool_count; i++)

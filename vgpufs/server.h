@@ -53,6 +53,8 @@ struct server {
     _Atomic mode_t stats_mode;
     uid_t root_uid; /* owner of the root and of the administrator's files */
     gid_t root_gid;
+    atomic_bool closing; /* nobody may begin to wait */
+    _Atomic(enum config_on_restart) on_restart;
     uint64_t started_us, stop_timeout_ms;
     struct timespec started; /* times of what never changes */
 };
@@ -64,8 +66,8 @@ struct server {
 int server_start(struct server *server, const struct config *config,
                  const struct session_options *options, struct text *error);
 /*
- * server_stop ends all in order: what is queued is cancelled, running jobs get stop_timeout (or
- * less: until `signals` can be read), then the mount and the executors go.
+ * server_stop ends all in order: running jobs get stop_timeout (or less: until `signals` can be
+ * read), then the mount and the executors go. What is queued stays in the state.
  */
 void server_stop(struct server *server, int signals);
 /* server_reload takes a new configuration for VMs and pools; refused changes are logged. The

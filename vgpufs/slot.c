@@ -576,10 +576,12 @@ void slot_ask_cancel(struct slot *slot, const char *error)
     text_finish(&frame);
 }
 
-void slot_quit(struct slot *slot, const char *error, struct ending *ending)
+void slot_quit(struct slot *slot, struct ending *ending)
 {
-    if (slot->run.job && !slot->run.preparing)
-        slot_end(slot, JOB_CANCELLED, error, ending);
+    const struct run *run = &slot->run;
+    if (run->job && !run->preparing)
+        slot_end(slot, run->cancelled ? JOB_CANCELLED : JOB_FAILED,
+                 run->cancelled ? run->cancel_error : "vgpufs was stopped while it ran", ending);
     if (slot->state == SLOT_DOWN)
         slot->due_us = UINT64_MAX;
     else if (slot->state != SLOT_DYING)

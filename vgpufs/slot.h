@@ -78,8 +78,8 @@ uint64_t slot_due_us(const struct slot *slot);
 int slot_send(struct slot *slot, const struct text *frame);
 /* slot_ask_cancel asks the executor to end its job, and sets the time to kill it. */
 void slot_ask_cancel(struct slot *slot, const char *error);
-/* slot_quit ends the executor for good; its job is cancelled with that error. */
-void slot_quit(struct slot *slot, const char *error, struct ending *ending);
+/* slot_quit ends the executor for good; its job fails, or is cancelled if that was asked for. */
+void slot_quit(struct slot *slot, struct ending *ending);
 
 /* slot_end takes the job out of the slot. `error` NULL: none. */
 void slot_end(struct slot *slot, enum job_state state, const char *error, struct ending *ending);

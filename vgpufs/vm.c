@@ -93,6 +93,7 @@ void vm_destroy(struct vm *vm)
 {
     if (!vm)
         return;
+    vm->destroyed = true;
     vm_newest_set(vm, NULL);
     job_unref(vm->legacy.job);
     jobs_forget(vm);
@@ -199,14 +200,28 @@ void vm_newest_set(struct vm *vm, struct job *job)
     if (job)
         job_ref(job);
     /* Who polls the VM's result may have something to read now, or another job to wait for. */
-    if (vm->newest.job && vm->newest.job != job) {
-        watchers_notify(vm->server, vm->newest.job);
-        nfs_wait_moved(vm, vm->newest.job);
+    struct job *old = vm->newest.job;
+    if (old && old != job) {
+        watchers_notify(vm->server, old);
+        nfs_wait_moved(vm, old);
     }
     vm_result_changed(vm, NULL);
-    job_unref(vm->newest.job);
     blob_unref(vm->newest.rejection);
     vm->newest = (struct newest){.job = job};
+    if (old)
+        vm_row_release(vm, old);
+    job_unref(old);
+}
+
+void vm_newest_clear(struct vm *vm, struct blob *rejection)
+{
+    vm_newest_set(vm, NULL);
+    vm->newest.rejection = rejection;
+    vm->newest.rejected_us = clock_now_us();
+    /* A flood of wrong lines must not fill the memory; the next entry takes this one's place. */
+    vm->entries++;
+    if (!state_is_behind(vm->server->state))
+        state_put_rejection(vm->server->state, vm->id, vm->entries, rejection);
 }
 
 /* blank_header makes the bytes of a result that no job stands behind, or one without a command. */
@@ -230,6 +245,19 @@ static void blank_header(const struct vm *vm, const struct job *job, const char 
     text_puts(text, "\n");
 }
 
+/* result_load reads a result that is only in the state. A small one stays in memory from then on.
+ */
+static struct blob *result_load(struct vm *vm, struct job *job)
+{
+    struct blob *result = state_load_result(vm->server->state, vm->id, job->number);
+    if (!result)
+        return NULL;
+    result->job = job->number;
+    if (result->size <= VM_SMALL_RESULT)
+        job->result = blob_ref(result);
+    return result;
+}
+
 struct blob *vm_result_now(struct vm *vm, struct job *job, struct job **pending)
 {
     struct text text = {0};
@@ -240,6 +268,8 @@ struct blob *vm_result_now(struct vm *vm, struct job *job, struct job **pending)
         job = vm->newest.job;
     if (job && job->result) /* it has ended, or its line was rejected */
         return blob_ref(job->result);
+    if (job && job->result_bytes)
+        return result_load(vm, job);
     if (!job || job_state(job) == JOB_NEW) {
         blank_header(vm, job, "idle", NULL, &text);
         return blob_from_text(&text);
@@ -272,6 +302,13 @@ int vm_note_error(struct vm *vm, int number, const char *about, const char *text
     return number;
 }
 
+static void legacy_refuse(struct vm *vm, const char *text)
+{
+    snprintf(vm->legacy.error, sizeof(vm->legacy.error), "%s", text);
+    if (!state_is_behind(vm->server->state))
+        state_put_refused_request(vm->server->state, vm->id, vm->entries, text);
+}
+
 int vm_reject(struct vm *vm, enum submit_via via, struct job *target, int number,
               const struct line *line, const char *text)
 {
@@ -282,16 +319,17 @@ int vm_reject(struct vm *vm, enum submit_via via, struct job *target, int number
         blank_header(vm, target, "rejected", text, &content);
         blob_unref(target->result);
         target->result = blob_from_text(&content);
+        target->result_bytes = target->result ? target->result->size : 0;
         target->changed = clock_change();
+        if (target->result && target->journaled)
+            state_end_job(vm->server->state, vm->id, target->number, JOB_NEW, 0, target->result);
     }
     blank_header(vm, NULL, "rejected", text, &content);
-    vm_newest_set(vm, NULL);
-    vm->newest.rejection = blob_from_text(&content);
-    vm->newest.rejected_us = clock_now_us();
+    vm_newest_clear(vm, blob_from_text(&content));
     vm->counters.rejected++;
     /* While a request is pending, response.txt goes on to speak of that one. */
     if (via == VIA_REQUEST && (!vm->legacy.job || job_has_ended(vm->legacy.job)))
-        snprintf(vm->legacy.error, sizeof(vm->legacy.error), "%s", text);
+        legacy_refuse(vm, text);
     struct last_error copy = vm->last_error;
     pthread_mutex_unlock(&vm->lock);
     events_rejected(vm->server, vm->id, copy.line, copy.text);
@@ -358,6 +396,7 @@ void vm_hold(struct vm *vm, bool held)
 {
     pthread_mutex_lock(&vm->lock);
     atomic_store(&vm->held, held);
+    state_put_vm_held(vm->server->state, vm->id, held);
     if (!held)
         vm->crashes_in_row = 0;
     for (size_t i = 0; i < vm->server->pool_count; i++)
@@ -372,11 +411,15 @@ void vm_purge(struct vm *vm)
 {
     vm_cancel(vm, "all", "purged by the administrator");
     pthread_mutex_lock(&vm->lock);
-    vm_newest_set(vm, NULL);
+    vm_newest_clear(vm, NULL);
     jobs_forget(vm);
     vm->jobs_changed = clock_change();
-    job_unref(vm->legacy.job);
+    struct job *request = vm->legacy.job;
     vm->legacy = (struct legacy){0};
+    if (request)
+        vm_row_release(vm, request);
+    job_unref(request);
+    state_put_refused_request(vm->server->state, vm->id, vm->entries, NULL);
     blob_unref(vm->identity_written);
     blob_unref(vm->request_written);
     vm->identity_written = vm->request_written = NULL;

@@ -86,6 +86,8 @@ struct vm {
     state_ticket reservation;
     struct newest newest;
     struct blob *told; /* what an NFS server was told that `result` holds; NULL: nothing */
+    uint64_t entries;  /* how many there were: every one that becomes the newest has a number */
+    bool destroyed;    /* the daemon ends: what is taken out stays in the state */
     struct last_error last_error;
     struct legacy legacy;
     struct vm_counters counters;
@@ -157,10 +159,14 @@ int vm_set_identity(struct vm *vm, const struct line *batch, size_t count);
  * who waits and counts. No lock may be held.
  */
 void vm_job_ended(struct job *job, const struct job_outcome *outcome);
+/* vm_restore takes a job that the state had. The pools do not run yet, or the VM is new. */
+void vm_restore(struct vm *vm, const struct state_job *saved);
+/* vm_restored: there are no more of them. */
+void vm_restored(struct vm *vm, const struct state_vm *saved);
 
 /*
  * vm_result_now returns the bytes of the job's result (`job` NULL: of the newest entry), or NULL:
- * then *pending is the job to wait for, or NULL if there is no memory. Both are references. `vm` is
+ * then *pending is the job to wait for, or NULL if it cannot be read. Both are references. `vm` is
  * locked.
  */
 struct blob *vm_result_now(struct vm *vm, struct job *job, struct job **pending);

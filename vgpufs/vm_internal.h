@@ -7,6 +7,13 @@
 
 #include "vm.h"
 
+/* A result up to this size stays in memory as long as its job is kept, a larger one until it is in
+ * the state: so what ended jobs take is bounded by their number. */
+#define VM_SMALL_RESULT 2048
+/* What is set aside on the disk for a job, beside its line: its row, a small result, and what the
+ * pages of both waste. */
+#define VM_JOB_ROOM 4096
+
 /*
  * vm_lock_numbers locks the VM, with at least `count` job numbers reserved. An errno if the state
  * cannot be written, and then it is not locked.
@@ -30,6 +37,11 @@ void vm_retain(struct vm *vm);
 
 /* vm_newest_set makes a job (a new reference is taken) or nothing the newest entry. */
 void vm_newest_set(struct vm *vm, struct job *job);
+
+/* vm_row_release deletes the job's row if nothing speaks of the job any more. */
+void vm_row_release(struct vm *vm, struct job *job);
+/* vm_newest_clear makes nothing the newest entry, or the rejection (taken over) of a line. */
+void vm_newest_clear(struct vm *vm, struct blob *rejection);
 
 /* vm_touch: result, status and their like have changed. */
 void vm_touch(struct vm *vm);

@@ -1,4 +1,4 @@
-/* A VM's jobs: their directories, their end, and how long they are kept. */
+/* A VM's jobs: their directories, and how long they are kept. */
 #include "vm.h"
 #include "vm_internal.h"
 
@@ -74,7 +74,19 @@ void vm_job_leave(struct vm *vm, struct job *job)
     table_remove(&vm->jobs_by_number, &job->by_number);
     table_remove(&vm->jobs_by_tag, &job->by_tag);
     job->forgotten = true;
+    if (job->journaled && !vm->destroyed && (job == vm->newest.job || job == vm->legacy.job))
+        state_hide_job(vm->server->state, vm->id, job->number);
+    vm_row_release(vm, job);
     job_unref(job);
+}
+
+void vm_row_release(struct vm *vm, struct job *job)
+{
+    if (!job->journaled || !job->forgotten || vm->destroyed || job == vm->newest.job ||
+        job == vm->legacy.job)
+        return;
+    job->journaled = false;
+    state_delete_job(vm->server->state, vm->id, job->number, job->result_bytes);
 }
 
 static struct ended_list *ended_list(struct vm *vm, const struct job *job)
@@ -159,6 +171,7 @@ void vm_job_read(struct vm *vm, uint64_t number)
         vm_ended_leave(vm, job);
         job->read = true;
         vm_ended_enter(vm, job);
+        state_read_job(vm->server->state, vm->id, number, clock_real_us());
     }
     pthread_mutex_unlock(&vm->lock);
 }
@@ -194,6 +207,8 @@ static int make_directory(struct vm *vm, const char *tag, struct job **made)
         error = EROFS;
     else if (vm_tag_lookup(vm, tag))
         error = EEXIST;
+    else if (state_is_behind(vm->server->state))
+        error = ENOSPC;
     else if (!vm_make_room(vm, 1))
         error = EDQUOT;
     if (!error) {
@@ -202,6 +217,8 @@ static int make_directory(struct vm *vm, const char *tag, struct job **made)
     }
     if (!error) {
         vm->next_job++;
+        state_put_directory(vm->server->state, vm->id, job->number, job->tag);
+        job->journaled = true;
         vm->jobs_changed = clock_change();
         *made = job_ref(job);
     }
@@ -227,7 +244,7 @@ int vm_rmdir(struct vm *vm, const char *tag)
     }
     job_ref(job);
     if (vm->newest.job == job)
-        vm_newest_set(vm, NULL);
+        vm_newest_clear(vm, NULL);
     vm_job_leave(vm, job);
     vm->jobs_changed = clock_change();
     vm_touch(vm);
@@ -311,7 +328,11 @@ int vm_set_priority(struct vm *vm, const char *tag, unsigned priority)
 {
     struct pool *pool;
     struct job *job = find_submitted(vm, tag, &pool);
+    pthread_mutex_lock(&vm->lock); /* so that the state has the changes in the pool's order */
     bool moved = pool && pool_set_priority(pool, job, priority);
+    if (moved && job->journaled)
+        state_move_job(vm->server->state, vm->id, job->number, priority);
+    pthread_mutex_unlock(&vm->lock);
     job_unref(job);
     return moved ? 0 : EINVAL;
 }
@@ -351,70 +372,4 @@ int vm_ctl(struct vm *vm, const struct line *batch, size_t count)
         if (ctl_parse(vm, &batch[i], tag, error) == 0) /* it may be forgotten by now */
             vm_cancel(vm, tag, "cancelled by the VM");
     return 0;
-}
-
-/* What a result says when there is no memory to say it. Never freed: it begins with a reference. */
-static struct blob *result_without_memory(void)
-{
-    static char words[] =
-        "status=failed job=- tag=- command=- pool=- priority=- backend=- "
-        "device=- wait_us=- run_us=- bytes=0 error=\"no memory for the result\"\n";
-    static struct blob blob = {.references = 1, .size = sizeof(words) - 1, .data = words};
-    return blob_ref(&blob);
-}
-
-static void count_end(struct vm *vm, const struct job *job, const struct job_outcome *outcome)
-{
-    struct vm_counters *counters = &vm->counters;
-    uint64_t *const by_state[] = {
-        [JOB_DONE] = &counters->done,
-        [JOB_FAILED] = &counters->failed,
-        [JOB_CANCELLED] = &counters->cancelled,
-        [JOB_TIMEOUT] = &counters->timeout,
-    };
-    ++*by_state[outcome->state];
-    if (job->started_us)
-        counters->device_us += job->ended_us - job->started_us;
-    if (outcome->crashed) {
-        counters->crashes++;
-        vm->crashes_in_row++;
-    } else if (outcome->state == JOB_DONE) {
-        vm->crashes_in_row = 0;
-    }
-}
-
-void vm_job_ended(struct job *job, const struct job_outcome *outcome)
-{
-    struct vm *vm = job->vm;
-    struct text text = {0};
-    pthread_mutex_lock(&vm->lock);
-    job->ended_us = clock_now_us();
-    job_render_result(job, outcome, &text);
-    job->result = blob_from_text(&text);
-    if (!job->result)
-        job->result = result_without_memory();
-    job->changed = clock_change();
-    atomic_store_explicit(&job->state, (unsigned char)outcome->state, memory_order_release);
-    count_end(vm, job, outcome);
-    vm_touch(vm);
-    struct parked *waiters = parked_detach(vm, job);
-    watchers_notify(vm->server, job);
-    if (!job->forgotten)
-        vm_ended_enter(vm, job);
-    unsigned crashes = vm->crashes_in_row;
-    bool hold =
-        vm->config.max_crashes && crashes >= vm->config.max_crashes && !atomic_load(&vm->held);
-    vm_retain(vm);
-    pthread_mutex_unlock(&vm->lock);
-
-    events_responded(vm->server, job);
-    if (parked_answer(waiters, job->result))
-        vm_job_read(vm, job->number);
-    vm_result_changed(vm, job);
-    vm_result_changed(vm, NULL);
-    if (hold) {
-        log_warning("vm%u is held after %u crashes in a row: 'vgpuctl release vm%u' lets it go on",
-                    vm->id, crashes, vm->id);
-        vm_hold(vm, true);
-    }
 }

@@ -26,7 +26,7 @@ static void render_job_line(struct job *job, struct text *text)
     enum job_state state = job_state(job);
     if (state == JOB_NEW) {
         text_printf(text, "newest job=%" PRIu64 " tag=%s state=%s position=- age_ms=- progress=-\n",
-                    job->number, job->tag, job->result ? "rejected" : "new");
+                    job->number, job->tag, job->result_bytes ? "rejected" : "new");
         return;
     }
     uint64_t position = state == JOB_QUEUED ? pool_position(job->pool, job) : 0;
@@ -129,9 +129,8 @@ void vm_render_identity(struct vm *vm, struct text *text)
  * The older client reads one line and shows what stands behind the colon: of a success the first
  * line of the output, of a failure the header's error. Both come from the result's bytes.
  */
-static void render_ended(const struct job *job, struct text *text)
+static void render_ended(const struct job *job, const struct blob *result, struct text *text)
 {
-    const struct blob *result = job->result;
     const char *header_end = memchr(result->data, '\n', result->size);
     if (job_state(job) == JOB_DONE) {
         const char *output = header_end ? header_end + 1 : result->data + result->size;
@@ -165,7 +164,13 @@ void vm_render_response(struct vm *vm, struct text *text)
     } else if (!job) {
         text_puts(text, "0:Ready");
     } else if (job_has_ended(job)) {
-        render_ended(job, text);
+        struct job *pending;
+        struct blob *result = vm_result_now(vm, job, &pending);
+        if (result)
+            render_ended(job, result, text);
+        else
+            text_puts(text, "2:the result cannot be read: see the host's log");
+        blob_unref(result);
     } else if (job_state(job) == JOB_RUNNING) {
         text_printf(text, "0:Running job %" PRIu64, job->number);
     } else {

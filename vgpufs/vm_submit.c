@@ -31,11 +31,13 @@ struct submission {
     struct job *target; /* of VIA_COMMAND; else NULL */
     struct draft *drafts;
     size_t count;
-    size_t entered;     /* so many drafts are in the tables */
-    uint64_t first_job; /* vm->next_job before them */
-    uint64_t *per_pool; /* new jobs for each pool */
-    size_t admitted;    /* so many pools have made room */
-    size_t failed;      /* index of the draft that is at fault */
+    size_t entered;      /* so many drafts are in the tables */
+    uint64_t first_job;  /* vm->next_job before them */
+    uint64_t *per_pool;  /* new jobs for each pool */
+    size_t admitted;     /* so many pools have made room */
+    uint64_t room_bytes; /* set aside on the disk */
+    struct state_batch batch;
+    size_t failed; /* index of the draft that is at fault */
     char error[COMMAND_MAX_ERROR];
 };
 
@@ -213,6 +215,29 @@ static int admit(struct submission *submission)
     return 0;
 }
 
+/* draft_room is what the job is promised on the disk. */
+static uint64_t draft_room(const struct draft *draft)
+{
+    return VM_JOB_ROOM + 2 * draft->line->size;
+}
+
+/* take_room sets room aside on the disk for what will be written about the jobs. */
+static int take_room(struct submission *submission)
+{
+    struct state *state = submission->vm->server->state;
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < submission->count; i++)
+        bytes += submission->drafts[i].is_duplicate ? 0 : draft_room(&submission->drafts[i]);
+    if (state_is_failing(state) || state_is_behind(state))
+        return fail(submission, submission->count - 1, ENOSPC,
+                    "the state cannot be written: see the host's log");
+    if (!state_reserve(state, bytes))
+        return fail(submission, submission->count - 1, ENOSPC,
+                    "the disk of the host's state_dir is full");
+    submission->room_bytes = bytes;
+    return 0;
+}
+
 /* prepare does all that can fail, with the VM locked. */
 static int prepare(struct submission *submission)
 {
@@ -239,6 +264,8 @@ static int prepare(struct submission *submission)
     if (!failure)
         failure = admit(submission);
     if (!failure)
+        failure = take_room(submission);
+    if (!failure)
         failure = make_room(submission);
     return failure;
 }
@@ -248,13 +275,44 @@ static void note_request(struct submission *submission)
     struct vm *vm = submission->vm;
     const struct draft *last = &submission->drafts[submission->count - 1];
     struct text written = {0};
-    job_unref(vm->legacy.job);
+    struct job *before = vm->legacy.job;
     vm->legacy.job = job_ref(last->job);
+    if (before)
+        vm_row_release(vm, before);
+    job_unref(before);
     vm->legacy.error[0] = '\0';
     text_append(&written, last->line->bytes, last->line->size);
     text_append(&written, "\n", last->line->newline);
     blob_unref(vm->request_written);
     vm->request_written = blob_from_text(&written);
+}
+
+/* journal adds a job that was just queued to what is to be written. Without memory it is queued
+ * all the same, and would not survive a restart. */
+static void journal(struct submission *submission, struct job *job)
+{
+    struct state_job row = {
+        .vm = submission->vm->id,
+        .number = job->number,
+        .tag = job->tag,
+        .pool = job->pool->name,
+        .line = job->line,
+        .priority = job->queue.priority,
+        .state = JOB_QUEUED,
+        .legacy = submission->via == VIA_REQUEST,
+        .sequence = job->queue.sequence,
+        .entry = job->entry,
+        .queued_at_us = clock_to_real_us(job->queue.queued_us),
+    };
+    job->journaled |= state_batch_add(&submission->batch, &row) == 0;
+}
+
+/* renew makes a job that was accepted before the newest entry again. */
+static void renew(struct submission *submission, struct job *job)
+{
+    if (job->journaled)
+        state_renew_job(submission->vm->server->state, submission->vm->id, job->number, job->entry,
+                        submission->via == VIA_REQUEST);
 }
 
 /* commit enqueues all that is new. Nothing can fail any more. */
@@ -264,11 +322,16 @@ static void commit(struct submission *submission)
     for (size_t i = 0; i < submission->count; i++) {
         struct draft *draft = &submission->drafts[i];
         struct job *job = draft->job;
-        if (draft->is_duplicate)
+        job->entry = ++vm->entries;
+        if (draft->is_duplicate) {
+            renew(submission, job);
             continue;
+        }
         struct pool *pool = &vm->server->pools[draft->identity.pool];
         blob_unref(job->result); /* of a line that was rejected before */
         job->result = NULL;
+        job->result_bytes = 0;
+        job->room_bytes = draft_room(draft);
         job->pool = pool;
         job->workload = draft->workload;
         job->timeout_ms = (uint32_t)draft->timeout_ms;
@@ -277,7 +340,10 @@ static void commit(struct submission *submission)
         vm->counters.submitted++;
         vm->jobs_changed = job->changed;
         pool_enqueue(pool, vm->tenants[draft->identity.pool], job, draft->identity.priority);
+        journal(submission, job);
     }
+    if (submission->batch.count)
+        state_put_batch(vm->server->state, &submission->batch);
     vm_newest_set(vm, submission->drafts[submission->count - 1].job);
     if (submission->via == VIA_REQUEST)
         note_request(submission);
@@ -298,6 +364,7 @@ static int submit_drafts(struct submission *submission)
         drafts_withdraw(submission);
         for (size_t i = 0; i < submission->admitted; i++)
             pool_unadmit(&vm->server->pools[i], submission->per_pool[i]);
+        state_unreserve(vm->server->state, submission->room_bytes);
     }
     pthread_mutex_unlock(&vm->lock);
     return failure;

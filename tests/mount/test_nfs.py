@@ -1,4 +1,5 @@
 """What an NFS server is answered: bounded waits, lines that are sent twice, sizes that are true."""
+import errno
 import json
 import os
 import re
@@ -198,7 +199,9 @@ def test_a_stop_answers_who_waits(vgpufs, server):
     assert call.waits()
     stopping = threading.Thread(target=mount.stop)
     stopping.start()
-    call.value(60)
+    with pytest.raises(OSError) as answer:
+        call.value(60)
+    assert answer.value.errno == errno.EAGAIN, "its client asks again"
     stopping.join()
 
 

@@ -104,7 +104,7 @@ def node_table():
     for kind, parent in re.findall(r"RESULT\((\w+), (\w+)\)", text):
         nodes[kind] = (parent, "result", "0400")
     for kind, parent, name, mode in re.findall(
-            r'(?:TEXT|PERSISTENT|DIRECTORY)\((\w+), (\w+), ("[^"]+"|NULL), (\d+)', text):
+            r'(?:TEXT|PERSISTENT|JOURNALED|DIRECTORY)\((\w+), (\w+), ("[^"]+"|NULL), (\d+)', text):
         nodes[kind] = (parent, name.strip('"'), mode)
     for kind, parent, mode in re.findall(
             r"\[(\w+)\] = \{.kind = \w+, .parent = (\w+), .mode = (\d+)", text):
