@@ -183,6 +183,16 @@ static int set_owner_error(const struct node *node, const struct stat *wanted, i
     return 0;
 }
 
+/*
+ * sets_mode_of_data: an exclusive CREATE of NFSv3 and 4.0 (RFC 1813 3.3.8) carries no mode, so the
+ * client sets it afterwards. It is taken, and stays what it is; else O_EXCL would fail there.
+ */
+static bool sets_mode_of_data(fuse_req_t request, const struct node *node, int to_set)
+{
+    return (to_set & FUSE_SET_ATTR_MODE) && node->type->content == CONTENT_BYTES &&
+           from_nfs(request);
+}
+
 static int set_size(fuse_req_t request, const struct node *node, uint64_t size)
 {
     switch (node->type->content) {
@@ -232,6 +242,8 @@ static void fs_setattr(fuse_req_t request, fuse_ino_t ino, struct stat *wanted, 
     (void)info;
     if (!inside_for(request, ino, &node))
         return;
+    if (sets_mode_of_data(request, &node, to_set))
+        to_set &= ~FUSE_SET_ATTR_MODE;
     int error = set_owner_error(&node, wanted, to_set);
     if (!error && (to_set & FUSE_SET_ATTR_SIZE))
         error = set_size(request, &node, (uint64_t)wanted->st_size);

@@ -46,9 +46,9 @@ struct server {
     struct invalidator *invalidator;
     struct nfs_lines nfs_lines; /* of the root's ctl; VMs have their own */
     struct nfs_views nfs_views; /* of the root's files */
-    atomic_bool serving;  /* mounted: before that the start tells its own errors */
-    atomic_bool stopping; /* and draining */
-    atomic_bool draining; /* no submission is accepted */
+    atomic_bool serving;        /* mounted: before that the start tells its own errors */
+    atomic_bool stopping;       /* and draining */
+    atomic_bool draining;       /* no submission is accepted */
     atomic_bool log_jobs;
     _Atomic mode_t stats_mode;
     uid_t root_uid; /* owner of the root and of the administrator's files */

@@ -47,7 +47,7 @@ def utime(path, times):
 
 
 CALLS = {function.__name__: function for function in
-         (stat, pwrite, pread, utime, splice, cached_pages, os.open, os.close, os.listdir, os.truncate)}
+         (stat, pwrite, pread, utime, splice, cached_pages, os.open, os.close, os.listdir, os.truncate, os.chmod)}
 
 
 def run(order):

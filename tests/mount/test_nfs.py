@@ -389,6 +389,18 @@ def test_times_are_accepted(server, vm):
     assert server.do("stat", vm.dir / "submit") == before
 
 
+def test_the_mode_of_a_new_data_file(server, vm):
+    """The SETATTR that follows an exclusive CREATE of v3 and v4.0: taken, and without effect."""
+    fd = server.do("open", vm.data / "x", os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    server.do("chmod", vm.data / "x", 0o644)
+    server.do("pwrite", fd, "bytes", 0)
+    server.do("close", fd)
+    assert os.stat(vm.data / "x").st_mode & 0o7777 == 0o600
+    assert read_file(vm.data / "x") == b"bytes"
+    assert errno_of(os.chmod, vm.data / "x", 0o644) == "EPERM"
+    assert errno_of(server.do, "chmod", vm.dir / "submit", 0o644) == "EPERM"
+
+
 def test_size_and_time_follow_what_is_written(server, vm):
     path, seen = vm.dir / "submit", []
     with Client(server, path) as client:
