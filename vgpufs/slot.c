@@ -369,10 +369,10 @@ static const char *take_done(struct slot *slot, const struct frame *frame, struc
     }
     /* It ends now: the next job is for the one after it. */
     const char *fault = frame_get(frame, "fault");
+    bool device = fault && strcmp(fault, "device") == 0;
     ending->outcome.crashed = fault && strcmp(fault, "sticky") == 0;
-    slot_lose(slot);
-    if (fault && strcmp(fault, "device") == 0)
-        slot->doubted = true;
+    slot_lose(slot); /* the frame's memory goes with the connection */
+    slot->doubted = slot->doubted || device;
     return NULL;
 }
 
