@@ -54,6 +54,7 @@ struct config_pool {
     uint64_t max_wait_ms; /* 0: strict priority */
     uint64_t max_queued, max_run_ms, max_result_bytes;
     bool scrub;                   /* a job's device memory is cleared */
+    bool sandbox;                 /* executors are under the system-call filter */
     uint64_t device_memory_bytes; /* 0: all that the device has */
     unsigned mps_percent;         /* 0: as the MPS server says */
 };

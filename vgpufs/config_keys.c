@@ -155,6 +155,11 @@ static const struct config_key keys[] = {
     {POOL("max_result", TYPE_BYTES), DEFAULT("1M"), RANGE(KIB, KIB *KIB *KIB),
      OF_POOL(max_result_bytes),
      .help = "How much of a job's output is kept; the rest is cut off (truncated=yes)."},
+    {POOL("sandbox", TYPE_CHOICE), DEFAULT("yes"), .choices = "no|yes", .fixed = true,
+     OF_POOL(sandbox),
+     .help =
+         "Start executors under a filter of system calls, without those that neither workloads, "
+         "drivers, ssh nor srun need, and without set-uid programs."},
     {POOL("scrub", TYPE_CHOICE), DEFAULT("yes"), .choices = "no|yes", .fixed = true, OF_POOL(scrub),
      .help =
          "Clear the device memory that a job gets, before and after it, so that no VM sees what "
@@ -178,8 +183,10 @@ static const struct {
     unsigned section;
     const char *name;
 } unsupported_keys[] = {
-    {SECTION_POOL, "own_kernels"}, {SECTION_POOL, "idle_stop"}, {SECTION_POOL, "retry"},
-    {SECTION_POOL, "data_shared"}, {SECTION_POOL, "sandbox"},
+    {SECTION_POOL, "own_kernels"},
+    {SECTION_POOL, "idle_stop"},
+    {SECTION_POOL, "retry"},
+    {SECTION_POOL, "data_shared"},
 };
 
 static const char *const unsupported_sections[] = {"workload"};

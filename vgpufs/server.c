@@ -153,8 +153,21 @@ done:
     return result;
 }
 
+/* sandbox_make makes the filter if a pool wants it. */
+static int sandbox_make(struct server *server, struct text *error)
+{
+    bool wanted = false;
+    for (size_t i = 0; i < server->config->pool_count; i++)
+        wanted |= server->config->pools[i].sandbox;
+    if (wanted)
+        server->sandbox = sandbox_create(error);
+    return !wanted || server->sandbox ? 0 : -1;
+}
+
 static int pools_start(struct server *server, struct text *error)
 {
+    if (sandbox_make(server, error) < 0)
+        return -1;
     server->spawner = spawner_create();
     if (!server->spawner) {
         text_puts(error, "cannot start the thread that starts executors");
@@ -291,6 +304,7 @@ void server_stop(struct server *server, int signals)
     invalidator_stop(server->invalidator);
     session_unmount(server);
     spawner_destroy(server->spawner);
+    sandbox_destroy(server->sandbox);
     for (struct vm *vm = atomic_load(&server->vms); vm; vm = atomic_load(&vm->next))
         vm_save_numbers(vm);
     for (size_t i = 0; i < server->pool_count; i++)

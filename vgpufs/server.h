@@ -34,6 +34,7 @@ struct server {
     const struct config *config; /* the one it was started with: pools never change after that */
     struct catalogue catalogue;
     struct state *state;
+    struct sandbox *sandbox; /* NULL: no pool wants one */
     struct spawner *spawner;
     struct pool *pools;
     size_t pool_count;

@@ -187,7 +187,10 @@ void slot_launch(struct slot *slot)
     struct pool *pool = slot->pool;
     int connection = -1, errors = -1;
     char **words = slot_command(slot);
-    pid_t pid = words ? spawner_start(pool->server->spawner, words, &connection, &errors) : -1;
+    const struct server *server = pool->server;
+    const struct sandbox *sandbox =
+        server->config->pools[pool->index].sandbox ? server->sandbox : NULL;
+    pid_t pid = words ? spawner_start(server->spawner, words, sandbox, &connection, &errors) : -1;
     int error = errno;
     slot_command_free(slot, words);
     pthread_mutex_lock(&pool->lock);

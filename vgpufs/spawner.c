@@ -18,6 +18,7 @@
 struct request {
     struct request *next;
     char *const *words;
+    const struct sandbox *sandbox;
     int connection, errors;
     pid_t pid;
     int error;
@@ -37,10 +38,11 @@ struct spawner {
  * (signal-safety(7)), since other threads may hold any lock. An error number on `report` says that
  * exec failed.
  */
-static void child_run(char *const *words, int connection, int errors, int report, pid_t parent)
-    __attribute__((noreturn));
+static void child_run(const struct request *request, int connection, int errors, int report,
+                      pid_t parent) __attribute__((noreturn));
 
-static void child_run(char *const *words, int connection, int errors, int report, pid_t parent)
+static void child_run(const struct request *request, int connection, int errors, int report,
+                      pid_t parent)
 {
     sigset_t none;
     sigemptyset(&none);
@@ -56,8 +58,9 @@ static void child_run(char *const *words, int connection, int errors, int report
         files.rlim_cur = FD_SETSIZE;
         setrlimit(RLIMIT_NOFILE, &files);
     }
-    if (dup2(connection, 0) == 0 && dup2(connection, 1) == 1 && dup2(errors, 2) == 2)
-        execvp(words[0], words);
+    bool ready = dup2(connection, 0) == 0 && dup2(connection, 1) == 1 && dup2(errors, 2) == 2;
+    if (ready && (!request->sandbox || sandbox_enter(request->sandbox) == 0))
+        execvp(request->words[0], request->words);
     int error = errno;
     ssize_t written = write(report, &error, sizeof(error));
     _exit(written == sizeof(error) ? 127 : 126);
@@ -108,7 +111,7 @@ static void request_serve(struct request *request)
     if (request->pid < 0)
         goto failed;
     if (request->pid == 0)
-        child_run(request->words, connection.end[1], errors.end[1], report.end[1], parent);
+        child_run(request, connection.end[1], errors.end[1], report.end[1], parent);
     setpgid(request->pid, request->pid); /* both do it: nobody may find it in our group */
     close(report.end[1]);
     report.end[1] = -1;
@@ -185,9 +188,10 @@ void spawner_destroy(struct spawner *spawner)
     free(spawner);
 }
 
-pid_t spawner_start(struct spawner *spawner, char *const *words, int *connection, int *errors)
+pid_t spawner_start(struct spawner *spawner, char *const *words, const struct sandbox *sandbox,
+                    int *connection, int *errors)
 {
-    struct request request = {.words = words};
+    struct request request = {.words = words, .sandbox = sandbox};
     pthread_mutex_lock(&spawner->lock);
     request.next = spawner->requests;
     spawner->requests = &request;

@@ -6,6 +6,8 @@ and with SLEEP does what MODE names. With MARKER, a file's path, the first start
 greets well: the fault begins when it is started again. Modes that begin with "probed" do the
 daemon's probe, SANITY, and say so on standard error; it fails while there is a file MARKER.bad.
 """
+import ctypes
+import errno
 import os
 import signal
 import socket
@@ -126,6 +128,24 @@ def wrong_direction(attempt):
 
 def bad_status(attempt):
     send(DONE, attempt, {"status": "splendid"})
+
+
+def escape(attempt):
+    """Tries what an executor has no business with, in ways that do nothing where they are allowed."""
+    process = ctypes.CDLL(None, use_errno=True)
+    # The numbers are those of x86-64.
+    tries = {"process_vm_readv": (310, os.getppid(), 0, 0, 0, 0, 0), "bpf": (321, -1, 0, 0),
+             "ptrace": (101, -1, 0, 0, 0), "reboot": (169, 0, 0, 0, 0), "io_uring_setup": (425, 0, 0),
+             "clock_settime": (227, 99, 0), "userfaultfd": (323, -1),
+             "ioctl TIOCSTI": (16, 0, 0x5412, 0)}
+    lines = []
+    for name, numbers in tries.items():
+        ctypes.set_errno(0)
+        process.syscall(*(ctypes.c_long(number) for number in numbers))
+        lines.append(f"{name}: {errno.errorcode.get(ctypes.get_errno(), 0)}\n")
+    with open("/proc/self/status") as status:
+        lines += [line for line in status if line.startswith(("NoNewPrivs", "Seccomp:"))]
+    well(attempt, "".join(lines).encode())
 
 
 def late_answer(attempt):
@@ -268,7 +288,7 @@ GREETINGS = {function.__name__: function for function in (
     no_hello, silent, refuse, refuse_silently, bad_protocol, evil_hello, garbage_hello)}
 JOBS = {function.__name__: function for function in (
     crash, segfault, leave, close, hang, garbage, noisy_garbage, huge, partial, unended_fields,
-    unknown_type, wrong_direction, bad_status, late_answer, deaf, twice, flood, endless_flood, evil_error,
+    unknown_type, wrong_direction, bad_status, escape, late_answer, deaf, twice, flood, endless_flood, evil_error,
     evil_output, evil_progress, evil_reading, evil_log, greedy, probed_crash, probed_device, probed_sticky)}
 
 

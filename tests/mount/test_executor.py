@@ -269,6 +269,36 @@ def assert_clean_log(daemon):
     assert len(log) < 1 << 20
 
 
+# --- the system-call filter ------------------------------------------------------------------------
+
+def escapes(daemon):
+    result = daemon.vm(3).run("B:1:3:SLEEP ms=1")
+    assert result.header["status"] == "done", result.raw
+    return dict(re.split(r":\s+", line) for line in result.body.decode().splitlines())
+
+
+def sandboxed(value):
+    config = faulty("escape")
+    config["pool B"]["sandbox"] = value
+    return config
+
+
+def test_the_filter_denies_what_no_workload_needs(vgpufs):
+    found = escapes(vgpufs(sandboxed("yes")))
+    assert found.pop("NoNewPrivs") == "1" and found.pop("Seccomp") == "2"
+    assert len(found) == 8 and set(found.values()) == {"EPERM"}, found
+
+
+@pytest.mark.root
+def test_sandbox_no_leaves_the_filter_out(vgpufs):
+    with open("/proc/self/status") as status:
+        outside = dict(re.split(r":\s*", line.rstrip(), 1) for line in status)
+    found = escapes(vgpufs(sandboxed("no")))
+    assert found["NoNewPrivs"] == outside["NoNewPrivs"] and found["Seccomp"] == outside["Seccomp"]
+    if outside["Seccomp"] == "0":
+        assert "EPERM" not in found.values(), found
+
+
 # --- greetings that go wrong ---------------------------------------------------------------------
 
 SILENT_FAULTS = [("no_hello", "executor"), ("refuse", "no device today"),

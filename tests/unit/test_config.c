@@ -96,6 +96,7 @@ static void test_defaults(void **state)
         assert_int_equal(pool->max_queued, 10000);
         assert_int_equal(pool->max_run_ms, 60000);
         assert_int_equal(pool->max_result_bytes, 1 << 20);
+        assert_true(pool->sandbox);
         assert_true(pool->scrub);
         assert_int_equal(pool->device_memory_bytes, 0);
         assert_int_equal(pool->mps_percent, 0);
@@ -149,7 +150,7 @@ static void test_every_key(void **state)
                                   "max_wait = 90\n"
                                   "max_queued = 5\n"
                                   "max_run = 1h\n"
-                                  "max_result = 64K\nscrub = no\ndevice_memory = 2G\n"
+                                  "max_result = 64K\nsandbox = no\nscrub = no\ndevice_memory = 2G\n"
                                   "mps_percent = 25%\n");
     assert_string_equal(config->mountpoint, "/a");
     assert_string_equal(config->state_dir, "/b");
@@ -197,6 +198,7 @@ static void test_every_key(void **state)
     assert_int_equal(pool->max_queued, 5);
     assert_int_equal(pool->max_run_ms, 3600 * 1000);
     assert_int_equal(pool->max_result_bytes, 64 << 10);
+    assert_false(pool->sandbox);
     assert_false(pool->scrub);
     assert_true(pool->device_memory_bytes == UINT64_C(2) << 30);
     assert_int_equal(pool->mps_percent, 25);
@@ -486,8 +488,7 @@ static void test_mistakes(void **state)
 static void test_every_unsupported_key(void **state)
 {
     (void)state;
-    static const char *const names[] = {"own_kernels", "idle_stop", "retry", "data_shared",
-                                        "sandbox"};
+    static const char *const names[] = {"own_kernels", "idle_stop", "retry", "data_shared"};
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         char content[64], message[128];
         snprintf(content, sizeof(content), "[pool A]\n%s = 1\n", names[i]);
@@ -739,6 +740,7 @@ static void test_lists(void **state)
         "max_wait",
         "max_run",
         "max_result",
+        "sandbox",
         "scrub",
         "device_memory",
         "mps_percent",
