@@ -27,22 +27,43 @@ PEAKS = [
 TOLERANCE = {"f32": 1e-5, "f64": 1e-12}
 
 
-def vector_add(arguments):
-    """Bytes: two arrays made, two read and one written, three read to verify; no arithmetic to speak
-    of."""
-    size = 8 if arguments["dtype"] == "f64" else 4
-    return 8 * size * arguments["n"], 0
+def arrays(count):
+    """Bytes: so many arrays made, read or written, the verification's too; no arithmetic to speak of."""
+    def cost(arguments):
+        size = 8 if arguments["dtype"] == "f64" else 4
+        elements = arguments["n"] * arguments.get("m", 1)
+        return count * size * elements, 0
+    return cost
+
+
+def monte_carlo_pi(arguments):
+    """60 integer operations a point. A multiprocessor does half as many a clock as of f32."""
+    return 0, 2 * 60 * arguments["n"]
 
 
 def matrix_mul(arguments):
     return 0, 2 * arguments["m"] * arguments["n"] * arguments["k"]
 
 
+def sizes(**more):
+    """Large and small arrays of each type."""
+    return ([{"n": n, "dtype": dtype, **more} for n in (1 << 20, 1 << 28) for dtype in TOLERANCE],
+            [{"n": 5000, "dtype": dtype, **more} for dtype in TOLERANCE])
+
+
 # Workload -> (large cases, small cases, what a case moves and computes). A workload that is not here
 # runs once, with its defaults.
 CASES = {
-    "VECTOR_ADD": ([{"n": n, "dtype": dtype} for n in (1 << 20, 1 << 28) for dtype in TOLERANCE],
-                   [{"n": 5000, "dtype": dtype} for dtype in TOLERANCE], vector_add),
+    "VECTOR_ADD": (*sizes(), arrays(8)),
+    "SAXPY": (*sizes(alpha=2.5), arrays(8)),
+    "DOT": (*sizes(), arrays(6)),
+    "REDUCE": ([case for op in ("sum", "min", "max") for case in sizes(op=op)[0]],
+               [case for op in ("sum", "min", "max") for case in sizes(op=op)[1]], arrays(3)),
+    "SCAN": (*sizes(), arrays(6)),
+    "HISTOGRAM": (*sizes(bins=256), arrays(3)),
+    "TRANSPOSE": ([{"m": n, "n": n, "dtype": dtype} for n in (1000, 16384) for dtype in TOLERANCE],
+                  [{"m": 50, "n": 70, "dtype": dtype} for dtype in TOLERANCE], arrays(6)),
+    "MONTE_CARLO_PI": ([{"n": 1 << 24}, {"n": 1 << 32}], [{"n": 5000}], monte_carlo_pi),
     "MATRIX_MUL": ([{"m": n, "n": n, "k": n, "dtype": dtype} for n in (512, 4096)
                     for dtype in TOLERANCE],
                    [{"m": 40, "n": 30, "k": 20, "dtype": dtype} for dtype in TOLERANCE], matrix_mul),
@@ -77,7 +98,7 @@ def rates(arguments, cost, result, device):
     fraction = "-"
     if peak:
         least = max(moved / peak[0] / 1e9,
-                    operations / (peak[2] if arguments["dtype"] == "f64" else peak[1]) / 1e12)
+                    operations / (peak[2] if arguments.get("dtype") == "f64" else peak[1]) / 1e12)
         fraction = f"{100 * least / seconds:.0f} %"
     return (f"{moved / seconds / 1e9:.1f}" if moved else "-",
             f"{operations / seconds / 1e9:.1f}" if operations else "-", fraction)

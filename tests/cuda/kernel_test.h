@@ -15,6 +15,7 @@
 #include <vector>
 
 void test_array_kernels();
+void test_reduce_kernels();
 
 /* How many checks have failed. */
 extern int failures;
@@ -58,6 +59,19 @@ void launch(const char *name, unsigned across, unsigned down, unsigned threads,
 template <typename T> std::string typed(const char *name)
 {
     return std::string(name) + (sizeof(T) == 4 ? "_f32" : "_f64");
+}
+
+/* make fills an array with numbers of many sizes. */
+template <typename T> void make(array<T> &a, unsigned stream)
+{
+    for (size_t i = 0; i < a.size; i++)
+        a.data[i] = (T)(generate_real(stream, i, 40) - 0.5) * (T)(1 << (i % 20));
+}
+
+/* parts_of: how many parts so many elements are. */
+inline unsigned parts_of(size_t count)
+{
+    return (unsigned)((count + PART_ELEMENTS - 1) / PART_ELEMENTS);
 }
 
 #endif

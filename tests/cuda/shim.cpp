@@ -143,11 +143,12 @@ uint64_t shim_exchange(unsigned mask, uint64_t bits, unsigned from)
     return found;
 }
 
-/* release_warps lets the warps go on in which all lanes of the mask have come. */
-static bool release_warps()
+/* release_warps lets those warps of fibers begin … end - 1 go on in which all lanes of the mask
+ * have come. */
+static bool release_warps(size_t begin, size_t end)
 {
     bool released = false;
-    for (size_t i = 0; i < fiber_count; i++) {
+    for (size_t i = begin; i < end; i++) {
         if (fibers[i].state != AT_WARP)
             continue;
         const size_t first = i / WARP * WARP;
@@ -209,15 +210,30 @@ static void prepare(fiber &f, size_t number)
     makecontext(&f.context, fiber_main, 0);
 }
 
+static void run_by_warp()
+{
+    for (size_t begin = 0, end; begin < fiber_count; begin = end) {
+        end = begin + WARP < fiber_count ? begin + WARP : fiber_count;
+        do {
+            for (size_t i = begin; i < end; i++)
+                if (fibers[i].state == READY)
+                    resume(i);
+        } while (release_warps(begin, end));
+    }
+}
+
 static void run_block()
 {
     for (size_t i = 0; i < fiber_count; i++)
         prepare(fibers[i], i);
     do {
-        for (size_t number : order_of_threads())
-            if (fibers[number].state == READY)
-                resume(number);
-    } while (release_warps() || release_barrier());
+        if (shim_thread_order == SHIM_BY_WARP)
+            run_by_warp();
+        else
+            for (size_t number : order_of_threads())
+                if (fibers[number].state == READY)
+                    resume(number);
+    } while (release_warps(0, fiber_count) || release_barrier());
 }
 
 void shim_launch(shim_index grid, shim_index block, const std::function<void()> &thread)

@@ -28,6 +28,18 @@ extern shim_index threadIdx, blockIdx, blockDim, gridDim;
 #define KERNEL(name, threads) extern "C" void name
 
 using std::fabs;
+using std::fma;
+
+/* g++ is told not to make one operation of two (-ffp-contract=off). */
+inline float __fmul_rn(float a, float b)
+{
+    return a * b;
+}
+
+inline double __dmul_rn(double a, double b)
+{
+    return a * b;
+}
 
 void __syncthreads();
 void __syncwarp(unsigned mask = 0xffffffffu);
@@ -50,6 +62,12 @@ template <typename T> T __shfl_down_sync(unsigned mask, T value, unsigned delta)
 {
     const unsigned lane = shim_lane();
     return __shfl_sync(mask, value, (int)(lane + delta < 32 ? lane + delta : lane));
+}
+
+template <typename T> T __shfl_up_sync(unsigned mask, T value, unsigned delta)
+{
+    const unsigned lane = shim_lane();
+    return __shfl_sync(mask, value, (int)(lane >= delta ? lane - delta : lane));
 }
 
 template <typename T> T __shfl_xor_sync(unsigned mask, T value, unsigned bits)
@@ -79,7 +97,8 @@ template <typename T> T atomicMin(T *at, T value)
     return before;
 }
 
-enum shim_order { SHIM_FORWARD, SHIM_BACKWARD, SHIM_SHUFFLED, SHIM_ORDERS };
+/* SHIM_BY_WARP: a warp runs up to its barrier before the next one does anything. */
+enum shim_order { SHIM_FORWARD, SHIM_BACKWARD, SHIM_SHUFFLED, SHIM_BY_WARP, SHIM_ORDERS };
 extern shim_order shim_thread_order;
 
 /* shim_launch runs `thread` once for each thread of the grid. Not thread-safe. */

@@ -1,6 +1,8 @@
 /* The kernels on arrays and matrices: kernels.cu. */
 #include "kernel_test.h"
 
+#include "executor/philox.h"
+
 #include <cfloat>
 #include <limits>
 
@@ -34,12 +36,6 @@ template <typename T> static void test_fill(unsigned bits)
     }
 }
 
-template <typename T> static void make(array<T> &a, unsigned stream)
-{
-    for (size_t i = 0; i < a.size; i++)
-        a.data[i] = (T)(generate_real(stream, i, 40) - 0.5) * (T)(1 << (i % 20));
-}
-
 template <typename T> static void test_add()
 {
     for (uint64_t count : counts) {
@@ -53,15 +49,10 @@ template <typename T> static void test_add()
     }
 }
 
-template <typename T> static verify_result run_verify(array<T> &a, array<T> &b, array<T> &c)
+static verify_result all_of(const array<verify_result> &results)
 {
-    uint64_t count = c.size;
-    const unsigned blocks = (unsigned)((count * sizeof(T) + VERIFY_BYTES - 1) / VERIFY_BYTES);
-    array<verify_result> results(blocks);
     verify_result all = {0, 0, 0};
-    launch(typed<T>("verify").c_str(), blocks, 1, VERIFY_THREADS,
-           {&a.data, &b.data, &c.data, &count, &results.data});
-    for (unsigned i = 0; i < blocks; i++) {
+    for (size_t i = 0; i < results.size; i++) {
         all.sum += results.data[i].sum;
         all.max_abs_error = fmax(all.max_abs_error, results.data[i].max_abs_error);
         all.wrong += results.data[i].wrong;
@@ -69,10 +60,22 @@ template <typename T> static verify_result run_verify(array<T> &a, array<T> &b, 
     return all;
 }
 
+template <typename T> static verify_result run_verify(array<T> &a, array<T> &b, array<T> &c)
+{
+    uint64_t count = c.size;
+    array<verify_result> results(parts_of(count));
+    launch(typed<T>("verify").c_str(), parts_of(count), 1, PART_THREADS,
+           {&a.data, &b.data, &c.data, &count, &results.data});
+    return all_of(results);
+}
+
+/* Around one lane of the threads, and one part. */
+static const size_t part_sizes[] = {
+    1, 15, 16, 17, 31, 32, 33, 63, 64, 65, PART_ELEMENTS - 1, PART_ELEMENTS, PART_ELEMENTS + 1};
+
 template <typename T> static void test_verify()
 {
-    const size_t piece = VERIFY_BYTES / sizeof(T);
-    for (size_t count : {(size_t)1, (size_t)63, (size_t)64, (size_t)65, piece, piece + 1}) {
+    for (size_t count : part_sizes) {
         array<T> a(count), b(count), c(count);
         make(a, 1);
         make(b, 2);
@@ -85,7 +88,7 @@ template <typename T> static void test_verify()
             worst = fmax(worst, fabs((double)c.data[i] - ((double)a.data[i] + (double)b.data[i])));
         }
         verify_result found = run_verify(a, b, c);
-        CHECK(found.wrong == 0, "%llu of %zu", found.wrong, count);
+        CHECK(found.wrong == 0, "%zu of %zu", (size_t)found.wrong, count);
         CHECK(found.max_abs_error == worst, "%a, not %a", found.max_abs_error, worst);
         /* Higham 4.2: off by at most n * u times the sum of the absolute values. */
         CHECK(fabsl(found.sum - sum) <= (long double)count * 0x1p-53 * absolute, "%a", found.sum);
@@ -121,6 +124,129 @@ template <typename T> static void test_verify_special()
         CHECK(found.wrong == each.wrong, "%g + %g = %g", (double)each.a, (double)each.b,
               (double)each.c);
         CHECK(each.wrong || found.max_abs_error == 0, "%g", found.max_abs_error);
+    }
+}
+
+template <typename T> static verify_result run_saxpy(array<T> &x, array<T> &y, array<T> &out, T a)
+{
+    const double roundoff = std::numeric_limits<T>::epsilon() / 2;
+    double alpha = a, limit = (2 + 0x1p-8) * roundoff, largest = std::numeric_limits<T>::max();
+    double tiny = limit * std::numeric_limits<T>::min();
+    uint64_t count = out.size;
+    array<verify_result> results(parts_of(count));
+    launch(typed<T>("verify_saxpy").c_str(), parts_of(count), 1, PART_THREADS,
+           {&x.data, &y.data, &out.data, &alpha, &count, &limit, &tiny, &largest, &results.data});
+    return all_of(results);
+}
+
+template <typename T> static void test_saxpy()
+{
+    const T alpha = (T)1 / 3;
+    double given = alpha;
+    for (uint64_t count : counts) {
+        array<T> x(count), y(count), out(count);
+        make(x, 1);
+        make(y, 2);
+        launch(typed<T>("saxpy").c_str(), 2, 1, ARRAY_THREADS,
+               {&x.data, &y.data, &out.data, &given, &count});
+        for (uint64_t i = 0; i < count; i++) {
+            const volatile T product = alpha * x.data[i]; /* rounded */
+            CHECK(out.data[i] == product + y.data[i], "element %zu of %zu", (size_t)i,
+                  (size_t)count);
+        }
+    }
+}
+
+/* The reference is one of the type with more digits: 64 of them for f64. */
+template <typename T> static void test_verify_saxpy()
+{
+    const T alpha = (T)1 / 3, inf = std::numeric_limits<T>::infinity();
+    for (size_t count : part_sizes) {
+        array<T> x(count), y(count), out(count);
+        make(x, 1);
+        make(y, 2);
+        long double sum = 0, absolute = 0, worst = 0;
+        for (size_t i = 0; i < count; i++) {
+            const volatile T product = alpha * x.data[i];
+            out.data[i] = product + y.data[i];
+            const long double exact = (long double)alpha * x.data[i] + y.data[i];
+            sum += out.data[i];
+            absolute += fabsl(out.data[i]);
+            worst = fmaxl(worst, fabsl(out.data[i] - exact));
+        }
+        verify_result found = run_saxpy(x, y, out, alpha);
+        CHECK(found.wrong == 0, "%zu of %zu", (size_t)found.wrong, count);
+        CHECK(fabsl(found.max_abs_error - worst) <= 1e-3 * worst, "%a, not %La",
+              found.max_abs_error, worst);
+        CHECK(fabsl(found.sum - sum) <= (long double)count * 0x1p-53 * absolute, "%a", found.sum);
+        for (size_t at : {(size_t)0, count / 2, count - 1}) {
+            const T right = out.data[at], before = x.data[at];
+            const double size = fabs((double)alpha * x.data[at]) + fabs((double)y.data[at]);
+            out.data[at] = (T)(right + 4 * size * std::numeric_limits<T>::epsilon());
+            CHECK(run_saxpy(x, y, out, alpha).wrong == 1, "element %zu of %zu", at, count);
+            out.data[at] = inf;
+            CHECK(run_saxpy(x, y, out, alpha).wrong == 1, "element %zu of %zu", at, count);
+            x.data[at] = inf; /* and then it is right */
+            CHECK(run_saxpy(x, y, out, alpha).wrong == 0, "element %zu of %zu", at, count);
+            out.data[at] = right;
+            x.data[at] = before;
+        }
+    }
+}
+
+static void test_count_points()
+{
+    for (uint64_t first : {(uint64_t)0, (uint64_t)6, (uint64_t)1 << 33}) {
+        for (uint64_t count : {1, 2, 3, 63, 64, 65, 511, 512, 513, 1023, 1024, 1025, 5001}) {
+            array<unsigned long long> inside(1);
+            unsigned key0 = 7, key1 = 9;
+            unsigned long long wanted = *inside.data = 1000; /* it is added to */
+            for (uint64_t i = first; i < first + count; i++) {
+                uint32_t words[4] = {(uint32_t)(i / 2), (uint32_t)(i / 2 >> 32), 0, 0};
+                philox(words, key0, key1);
+                const long double x = words[i % 2 * 2] >> 1, y = words[i % 2 * 2 + 1] >> 1;
+                wanted += x * x + y * y < 0x1p62L;
+            }
+            launch("count_points", 2, 1, ARRAY_THREADS,
+                   {&first, &count, &key0, &key1, &inside.data});
+            CHECK(*inside.data == wanted, "%llu, not %llu", *inside.data, wanted);
+        }
+    }
+}
+
+template <typename T>
+static unsigned run_verify_transpose(array<T> &in, array<T> &out, uint64_t m, uint64_t n,
+                                     const char *name)
+{
+    array<unsigned> wrong(1);
+    *wrong.data = 0;
+    launch(name, (unsigned)((n + 31) / 32), (unsigned)((m + 31) / 32), TRANSPOSE_THREADS,
+           {&in.data, &out.data, &m, &n, &wrong.data});
+    return *wrong.data;
+}
+
+template <typename T> static void test_transpose(const char *name, const char *verify)
+{
+    const uint64_t sides[] = {1, 2, 31, 32, 33, 65};
+    for (uint64_t m : sides) {
+        for (uint64_t n : sides) {
+            array<T> in(m * n), out(m * n);
+            for (size_t i = 0; i < in.size; i++)
+                in.data[i] = (T)generate_bits(5, i);
+            launch(name, (unsigned)((n + 31) / 32), (unsigned)((m + 31) / 32), TRANSPOSE_THREADS,
+                   {&in.data, &out.data, &m, &n, &in.data});
+            for (uint64_t i = 0; i < m * n; i++)
+                CHECK(out.data[i % n * m + i / n] == in.data[i], "%zux%zu: element %zu", (size_t)m,
+                      (size_t)n, (size_t)i);
+            CHECK(run_verify_transpose(in, out, m, n, verify) == 0, "%zux%zu", (size_t)m,
+                  (size_t)n);
+            for (uint64_t at : {(uint64_t)0, m * n / 2, m * n - 1}) {
+                out.data[at] ^= 1;
+                CHECK(run_verify_transpose(in, out, m, n, verify) == 1, "%zux%zu: element %zu",
+                      (size_t)m, (size_t)n, (size_t)at);
+                out.data[at] ^= 1;
+            }
+        }
     }
 }
 
@@ -180,6 +306,13 @@ void test_array_kernels()
     test_verify<double>();
     test_verify_special<float>();
     test_verify_special<double>();
+    test_saxpy<float>();
+    test_saxpy<double>();
+    test_verify_saxpy<float>();
+    test_verify_saxpy<double>();
+    test_count_points();
+    test_transpose<uint32_t>("transpose_f32", "verify_transpose_f32");
+    test_transpose<uint64_t>("transpose_f64", "verify_transpose_f64");
     test_multiply<float>("multiply_f32", MULTIPLY_LARGE_SIDE, 8);
     test_multiply<float>("multiply_f32_small", MULTIPLY_SMALL_SIDE, 16);
     test_multiply<double>("multiply_f64", MULTIPLY_SMALL_SIDE, 16);

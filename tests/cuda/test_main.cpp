@@ -6,7 +6,7 @@
 #include "kernel_test.h"
 
 int failures;
-const char *const orders[SHIM_ORDERS] = {"forward", "backward", "shuffled"};
+const char *const orders[SHIM_ORDERS] = {"forward", "backward", "shuffled", "by warp"};
 
 void launch(const char *name, unsigned across, unsigned down, unsigned threads,
             std::vector<void *> arguments)
@@ -22,6 +22,7 @@ int main()
     for (int order = 0; order < SHIM_ORDERS; order++) {
         shim_thread_order = (shim_order)order;
         test_array_kernels();
+        test_reduce_kernels();
     }
     if (failures)
         fprintf(stderr, "%d checks failed\n", failures);

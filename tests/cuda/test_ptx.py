@@ -19,8 +19,41 @@ REGISTERS = {
     "fill_f64": 48,
     "add_f32": 80,
     "add_f64": 80,
+    "saxpy_f32": 80,
+    "saxpy_f64": 80,
     "verify_f32": 64,
     "verify_f64": 64,
+    "verify_saxpy_f32": 64,
+    "verify_saxpy_f64": 64,
+    "sum_f32": 64,
+    "sum_f64": 64,
+    "sum_reference_f32": 64,
+    "sum_reference_f64": 64,
+    "dot_f32": 72,
+    "dot_f64": 72,
+    "dot_reference_f32": 72,
+    "dot_reference_f64": 72,
+    "extreme_f32": 64,
+    "extreme_f64": 64,
+    "extreme_reference_f32": 48,
+    "extreme_reference_f64": 48,
+    "scan_sum_f32": 64,
+    "scan_sum_f64": 64,
+    "scan_f32": 72,
+    "scan_f64": 72,
+    "verify_scan_f32": 72,
+    "verify_scan_f64": 72,
+    "histogram_f32": 48,
+    "histogram_f64": 48,
+    "histogram_reference_f32": 56,
+    "histogram_reference_f64": 56,
+    "transpose_f32": 32,
+    "transpose_f64": 32,
+    "verify_transpose_f32": 40,
+    "verify_transpose_f64": 40,
+    "checksum_f32": 64,
+    "checksum_f64": 64,
+    "count_points": 56,
     "multiply_f32": 168,
     "multiply_f32_small": 96,
     "multiply_f64": 128,
@@ -63,7 +96,7 @@ def test_ptx(number, tmp_path):
     entries = re.split(r"\.entry ", text)[1:]
     for entry in entries:
         name = entry.split("(")[0]
-        if name.startswith(("add", "fill", "clear")):
+        if name.startswith(("add", "saxpy", "fill", "clear", "scan_f")):
             assert re.search(r"\.global\.v[24]\.", entry), f"{name} has no access of 16 bytes"
         if name.startswith("multiply"):
             assert re.search(r"ld\.shared\.v[24]\.", entry), f"{name} reads single elements"

@@ -28,6 +28,9 @@ def test_results_say_cuda_and_are_the_cpus(vgpufs):
     vm = daemon.vm(3)
     vm.write_data("x", bytes(range(200)) * 2)
     for line in (PROBE, "VECTOR_ADD n=70000 dtype=f64", "MATRIX_MUL m=65 n=40 k=30",
+                 "SAXPY n=20001 alpha=0.5", "DOT n=20001 dtype=f64", "REDUCE n=20001 op=max",
+                 "SCAN n=20001 exclusive=yes", "HISTOGRAM n=20001 bins=300",
+                 "TRANSPOSE m=33 n=70", "MONTE_CARLO_PI n=70001",
                  "VECTOR_ADD a=x b=x out=y"):
         found, wanted = vm.run(line), daemon.vm(4).run("B:1:4:" + line.split(" a=")[0])
         assert found.header["status"] == "done"

@@ -194,7 +194,7 @@ static void test_bad_files(void **state)
         {eight, twelve, "n", "2", "8 bytes and b= 12"},
         {odd, odd, "n", "2", "no whole number of f32"},
         {twelve, twelve, "dtype", "f64", "no whole number of f64"},
-        {eight, eight, "n", "3", "hold 2 f32 elements"},
+        {eight, eight, "n", "3", "a= holds 2 f32 elements"},
         {eight, null, "n", "2", "no regular file"},
         {eight, -1, "n", "2", "go together"},
         {-1, eight, "n", "2", "go together"},

@@ -7,8 +7,13 @@
 
 #include <stdint.h>
 
+/* The CUDA kernels say `__device__` here. */
+#ifndef PHILOX_FUNCTION
+#define PHILOX_FUNCTION static inline
+#endif
+
 /* One round; the key of the next is the key plus the Weyl constants. */
-static inline void philox_round(uint32_t counter[4], uint32_t key0, uint32_t key1)
+PHILOX_FUNCTION void philox_round(uint32_t counter[4], uint32_t key0, uint32_t key1)
 {
     uint64_t first = (uint64_t)counter[0] * 0xd2511f53u,
              second = (uint64_t)counter[2] * 0xcd9e8d57u;
@@ -20,7 +25,7 @@ static inline void philox_round(uint32_t counter[4], uint32_t key0, uint32_t key
 }
 
 /* philox replaces the counter by its random bits. */
-static inline void philox(uint32_t counter[4], uint32_t key0, uint32_t key1)
+PHILOX_FUNCTION void philox(uint32_t counter[4], uint32_t key0, uint32_t key1)
 {
     for (uint32_t round = 0; round < 10; round++)
         philox_round(counter, key0 + round * 0x9e3779b9u, key1 + round * 0xbb67ae85u);

@@ -31,6 +31,17 @@ static struct stream_part run_part(const struct run *run, size_t index)
     return part;
 }
 
+static void make_up(const struct stream *stream, const struct stream_part *part)
+{
+    if (stream->fill) {
+        stream->fill(stream->context, part);
+        return;
+    }
+    for (size_t i = 0; i < stream->input_count; i++)
+        array_fill(stream->type, part->arrays[i], stream->keys[i], part->first, part->count,
+                   stream->bits);
+}
+
 static void run_work(void *context, size_t index)
 {
     const struct run *run = context;
@@ -38,7 +49,7 @@ static void run_work(void *context, size_t index)
     struct stream_part part = run_part(run, index);
     if (run->phase == stream->phases) {
         if (run->make_up)
-            stream->fill(stream->context, &part);
+            make_up(stream, &part);
         for (size_t i = 0; i < stream->input_count; i++)
             memset((char *)part.arrays[i] + part.count * stream->type->bytes, 0,
                    (part.padded - part.count) * stream->type->bytes);
@@ -104,7 +115,7 @@ static int run_chunks(struct job *job, struct run *run, uint64_t count)
     return 0;
 }
 
-static int reserve_outputs(struct job *job, const struct stream *stream, uint64_t count)
+int stream_reserve(struct job *job, const struct stream *stream, uint64_t count)
 {
     for (size_t i = stream->input_count; i < stream->array_count; i++)
         if (job_given(job, stream->names[i]) &&
@@ -121,7 +132,7 @@ int stream_run(struct job *job, const struct stream *stream, uint64_t count)
     size_t parts = chunk_parts(stream);
     if (count < parts * STREAM_PART)
         parts = (size_t)(count + STREAM_PART - 1) / STREAM_PART;
-    int result = reserve_outputs(job, stream, count);
+    int result = stream_reserve(job, stream, count);
     for (size_t i = 0; i < stream->array_count && result == 0; i++) {
         run.arrays[i] = array_allocate(job, parts * STREAM_PART * stream->type->bytes, advice);
         result = run.arrays[i] ? 0 : -1;

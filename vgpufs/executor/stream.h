@@ -15,7 +15,7 @@
 #define STREAM_PART       ((size_t)16384)
 #define STREAM_MAX_ARRAYS 6
 #define STREAM_MAX_PHASES 2
-/* Parts are that much longer than they must be, and the rest of an input is zero. */
+/* On the cpu parts are that much longer than they must be, and the rest of an input is zero. */
 #define STREAM_LANES ((size_t)64)
 
 struct stream_part {
@@ -25,11 +25,15 @@ struct stream_part {
     void *result; /* of `result_bytes`, zero before the first phase */
 };
 
+struct device_chunk; /* cuda/device_stream.h */
+
 struct stream_phase {
     void (*work)(const void *context, const struct stream_part *part);
-    /* In the order of the parts, after all parts of a chunk have been worked on. -1: see job_end.
-     */
+    /* In the order of the parts, after all parts of a chunk have been worked on. On a device a part
+     * has no arrays. -1: see job_end. */
     int (*fold)(struct job *job, void *context, const struct stream_part *part);
+    /* What `work` is on a device: gives the chunk's lane its kernels. NULL: there is none. */
+    int (*launch)(struct job *job, const void *context, const struct device_chunk *chunk);
 };
 
 struct stream {
@@ -41,13 +45,23 @@ struct stream {
     size_t result_bytes;
     size_t chunk_parts; /* between two looks at the clock; 0: as many as is good for a few
                            operations */
+    bool chunk_result;  /* on a device all parts of a chunk have one result together */
     void *context;
-    /* Instead of reading, where the files were not given. Called before the first phase's work. */
+    /* Inputs that were not given are made up: with array_fill of these keys and so many bits, or
+     * by `fill`, which is called before the first phase's work. */
+    const uint64_t *keys;
+    unsigned bits;
     void (*fill)(const void *context, const struct stream_part *part);
     struct stream_phase phases[STREAM_MAX_PHASES]; /* the second may be empty */
 };
 
-/* stream_run reserves room for the outputs and works through `count` elements. -1: see job_end. */
-int stream_run(struct job *job, const struct stream *stream, uint64_t count);
+/* A runner reserves room for the outputs and works through `count` elements. -1: see job_end. */
+typedef int stream_runner(struct job *job, const struct stream *stream, uint64_t count);
+
+/* stream_run is the cpu's; the device's is device_stream_run. */
+stream_runner stream_run;
+
+/* stream_reserve is a runner's first step. */
+int stream_reserve(struct job *job, const struct stream *stream, uint64_t count);
 
 #endif

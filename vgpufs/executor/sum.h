@@ -8,11 +8,16 @@
 
 #include <math.h>
 
+/* The CUDA kernels say `__device__` here. */
+#ifndef SUM_FUNCTION
+#define SUM_FUNCTION static inline
+#endif
+
 struct sum {
     double value, lost;
 };
 
-static inline void sum_add(struct sum *sum, double more)
+SUM_FUNCTION void sum_add(struct sum *sum, double more)
 {
     double total = sum->value + more, rounded = total - sum->value;
     sum->lost += (sum->value - (total - rounded)) + (more - rounded);

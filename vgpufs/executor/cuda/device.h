@@ -20,7 +20,8 @@
 
 #define DEVICE_LANES 2
 /* Three arrays of 4 MiB, and a little for results. */
-#define DEVICE_STAGING_BYTES (((size_t)12 << 20) + ((size_t)64 << 10))
+#define DEVICE_ARRAYS_BYTES  ((size_t)12 << 20)
+#define DEVICE_STAGING_BYTES (DEVICE_ARRAYS_BYTES + ((size_t)64 << 10))
 /* GPU- or MIG-, 32 hexadecimal digits in five groups; "-" where the driver cannot tell. */
 #define DEVICE_UUID_SIZE 48
 /* The most allocations that a job may have at one time. */

@@ -61,8 +61,10 @@ KERNEL(fill_f64, ARRAY_THREADS)(double *to, u64 key, u64 first, u64 count, unsig
     fill(to, key, first, count, bits);
 }
 
-template <typename T>
-static __device__ __forceinline__ void add(const T *a, const T *b, T *c, u64 count)
+/* combine computes c from a and b, element by element, with as many accesses in flight as pay. */
+template <typename T, typename Operation>
+static __device__ __forceinline__ void combine(const T *a, const T *b, T *c, u64 count,
+                                               Operation operation)
 {
     const unsigned per = 16 / sizeof(T);
     const vector<T> *x = (const vector<T> *)a, *y = (const vector<T> *)b;
@@ -80,7 +82,7 @@ static __device__ __forceinline__ void add(const T *a, const T *b, T *c, u64 cou
         for (unsigned u = 0; u < VECTORS_IN_FLIGHT; u++) {
 #pragma unroll
             for (unsigned j = 0; j < per; j++)
-                left[u].of[j] += right[u].of[j];
+                left[u].of[j] = operation(left[u].of[j], right[u].of[j]);
             z[i + u * step] = left[u];
         }
     }
@@ -88,22 +90,51 @@ static __device__ __forceinline__ void add(const T *a, const T *b, T *c, u64 cou
         vector<T> left = x[i], right = y[i];
 #pragma unroll
         for (unsigned j = 0; j < per; j++)
-            left.of[j] += right.of[j];
+            left.of[j] = operation(left.of[j], right.of[j]);
         z[i] = left;
     }
     for (u64 j = vectors * per + thread_number(); j < count; j += step)
-        c[j] = a[j] + b[j];
+        c[j] = operation(a[j], b[j]);
 }
+
+template <typename T> struct addition {
+    __device__ __forceinline__ T operator()(T a, T b) const
+    {
+        return a + b;
+    }
+};
+
+/* Both are rounded, as on the cpu. */
+template <typename T> struct scaled_addition {
+    T alpha;
+    __device__ __forceinline__ T operator()(T x, T y) const
+    {
+        return rounded_product(alpha, x) + y;
+    }
+};
 
 /* add_*: 12 (24) bytes and 1 operation an element: bound by memory, 279 (140) G elements/s. */
 KERNEL(add_f32, ARRAY_THREADS)(const float *a, const float *b, float *c, u64 count)
 {
-    add(a, b, c, count);
+    combine(a, b, c, count, addition<float>{});
 }
 
 KERNEL(add_f64, ARRAY_THREADS)(const double *a, const double *b, double *c, u64 count)
 {
-    add(a, b, c, count);
+    combine(a, b, c, count, addition<double>{});
+}
+
+/* saxpy_*: 12 (24) bytes and 2 operations an element: bound by memory, 279 (140) G elements/s. */
+KERNEL(saxpy_f32, ARRAY_THREADS)
+(const float *x, const float *y, float *out, double alpha, u64 count)
+{
+    combine(x, y, out, count, scaled_addition<float>{(float)alpha});
+}
+
+KERNEL(saxpy_f64, ARRAY_THREADS)
+(const double *x, const double *y, double *out, double alpha, u64 count)
+{
+    combine(x, y, out, count, scaled_addition<double>{alpha});
 }
 
 static __device__ __forceinline__ bool is_finite(double x)
@@ -111,22 +142,41 @@ static __device__ __forceinline__ bool is_finite(double x)
     return x - x == 0;
 }
 
+/* put_verified has the first thread put together what all have found, in the order of the cpu. */
+static __device__ __forceinline__ void put_verified(double sum, double worst, unsigned wrong,
+                                                    verify_result *to)
+{
+    __shared__ double sums[PART_THREADS], worsts[PART_THREADS];
+    __shared__ unsigned wrongs[PART_THREADS];
+    sums[threadIdx.x] = sum;
+    worsts[threadIdx.x] = worst;
+    wrongs[threadIdx.x] = wrong;
+    __syncthreads();
+    if (threadIdx.x != 0)
+        return;
+    verify_result result = {0, 0, 0};
+    for (unsigned lane = 0; lane < PART_THREADS; lane++) {
+        result.sum += sums[lane];
+        result.max_abs_error =
+            worsts[lane] > result.max_abs_error ? worsts[lane] : result.max_abs_error;
+        result.wrong += wrongs[lane];
+    }
+    *to = result;
+}
+
 /*
- * verify holds every c against a + b in float64 and adds all c up, each lane in its own order, then
- * the lanes in theirs: the order of the cpu's verify (workloads/vector_add.c).
+ * verify holds every c against a + b in float64 and adds all c up, as the cpu does
+ * (workloads/vector_add.c).
  */
 template <typename T>
 static __device__ __forceinline__ void verify(const T *a, const T *b, const T *c, u64 count,
                                               double roundoff, verify_result *results)
 {
-    __shared__ double sums[VERIFY_THREADS], worsts[VERIFY_THREADS];
-    __shared__ unsigned wrongs[VERIFY_THREADS];
-    const u64 most = VERIFY_BYTES / sizeof(T), first = blockIdx.x * most;
-    const u64 end = count - first < most ? count : first + most;
+    const part_range part = range_of_part(blockIdx.x, count);
     double sum = 0, worst = 0;
     unsigned wrong = 0;
 #pragma unroll 8
-    for (u64 i = first + threadIdx.x; i < end; i += VERIFY_THREADS) {
+    for (u64 i = part.first + threadIdx.x; i < part.end; i += PART_THREADS) {
         const double found = c[i], exact = (double)a[i] + (double)b[i];
         const double rounded = (T)exact, error = fabs(found - exact);
         sum += found;
@@ -137,34 +187,92 @@ static __device__ __forceinline__ void verify(const T *a, const T *b, const T *c
             wrong += !(rounded == found || (rounded != rounded && found != found));
         }
     }
-    sums[threadIdx.x] = sum;
-    worsts[threadIdx.x] = worst;
-    wrongs[threadIdx.x] = wrong;
-    __syncthreads();
-    if (threadIdx.x != 0)
-        return;
-    verify_result result = {0, 0, 0};
-    for (unsigned lane = 0; lane < VERIFY_THREADS; lane++) {
-        result.sum += sums[lane];
-        result.max_abs_error =
-            worsts[lane] > result.max_abs_error ? worsts[lane] : result.max_abs_error;
-        result.wrong += wrongs[lane];
-    }
-    results[blockIdx.x] = result;
+    put_verified(sum, worst, wrong, &results[blockIdx.x]);
 }
 
 /* verify_*: reads 12 (24) bytes an element, some 8 operations in f64: bound by memory, 279 (140) G
- * elements/s, once there are blocks for all multiprocessors: 132 * 16 blocks of 256 KiB. */
-KERNEL(verify_f32, VERIFY_THREADS)
+ * elements/s, once there are blocks for all multiprocessors: 132 * 16 parts. */
+KERNEL(verify_f32, PART_THREADS)
 (const float *a, const float *b, const float *c, u64 count, verify_result *results)
 {
     verify(a, b, c, count, 0x1p-24, results);
 }
 
-KERNEL(verify_f64, VERIFY_THREADS)
+KERNEL(verify_f64, PART_THREADS)
 (const double *a, const double *b, const double *c, u64 count, verify_result *results)
 {
     verify(a, b, c, count, 0x1p-53, results);
+}
+
+/*
+ * verify_saxpy holds every element against alpha * x + y with more digits than its own: `limit`
+ * times |alpha * x| + |y| and `tiny` is what it may be off (workloads/saxpy.c). What may have
+ * overflowed, or began with an infinity or a NaN, may be anything.
+ */
+template <typename T>
+static __device__ __forceinline__ void verify_saxpy(const T *x, const T *y, const T *out, T alpha,
+                                                    u64 count, double limit, double tiny,
+                                                    double largest, verify_result *results)
+{
+    const part_range part = range_of_part(blockIdx.x, count);
+    double sum = 0, worst = 0;
+    unsigned wrong = 0;
+#pragma unroll 4
+    for (u64 i = part.first + threadIdx.x; i < part.end; i += PART_THREADS) {
+        const double found = out[i], more = y[i];
+        struct sum right = exact_product(alpha, x[i]);
+        const double size = fabs(right.value) + fabs(more);
+        sum_add(&right, more);
+        /* Nearly equal numbers have an exact difference; others are wrong by far. */
+        const double error = fabs(found - right.value - right.lost);
+        sum += found;
+        if (size < largest) {
+            worst = error > worst ? error : worst;
+            wrong += !(error <= limit * size + tiny);
+        }
+    }
+    put_verified(sum, worst, wrong, &results[blockIdx.x]);
+}
+
+/* verify_saxpy_*: reads 12 (24) bytes an element, some 20 operations in f64: bound by memory, 279
+ * (140) G elements/s. */
+KERNEL(verify_saxpy_f32, PART_THREADS)
+(const float *x, const float *y, const float *out, double alpha, u64 count, double limit,
+ double tiny, double largest, verify_result *results)
+{
+    verify_saxpy(x, y, out, (float)alpha, count, limit, tiny, largest, results);
+}
+
+KERNEL(verify_saxpy_f64, PART_THREADS)
+(const double *x, const double *y, const double *out, double alpha, u64 count, double limit,
+ double tiny, double largest, verify_result *results)
+{
+    verify_saxpy(x, y, out, alpha, count, limit, tiny, largest, results);
+}
+
+/*
+ * count_points adds how many of the points first … first + count - 1 are inside to *inside: two of
+ * each thread at a time. `first` is even. No memory to speak of; ten rounds of two 32-bit
+ * multiplications to 64 bits and four other operations, and the squares: some 60 operations a
+ * point, half of them multiplications at half the rate: 0.3 T points/s.
+ */
+KERNEL(count_points, ARRAY_THREADS)
+(u64 first, u64 count, unsigned key0, unsigned key1, unsigned long long *inside)
+{
+    const u64 step = threads_of_grid();
+    unsigned long long mine = 0;
+    for (u64 i = thread_number(); i < (count + 1) / 2; i += step) {
+        uint32_t words[4];
+        point_pair(first / 2 + i, key0, key1, words);
+        mine += 1 - point_is_outside(words[0], words[1]);
+        if (2 * i + 1 < count)
+            mine += 1 - point_is_outside(words[2], words[3]);
+    }
+#pragma unroll
+    for (unsigned apart = 16; apart > 0; apart /= 2)
+        mine += __shfl_xor_sync(0xffffffffu, mine, apart);
+    if (threadIdx.x % 32 == 0)
+        atomicAdd(inside, mine);
 }
 
 /*
@@ -259,4 +367,69 @@ KERNEL(multiply_f64, MULTIPLY_THREADS)
 (const double *a, const double *b, double *c, u64 first, u64 m, u64 n, u64 k)
 {
     multiply<double, MULTIPLY_SMALL_SIDE, 16, 4>(a, b, c, first, m, n, k);
+}
+
+/*
+ * transpose moves a tile through shared memory, so that it is read and written in rows. The tile's
+ * rows are longer by one: the threads of a warp then find their column in 32 banks.
+ */
+template <typename T>
+static __device__ __forceinline__ void transpose(const T *in, T *out, u64 m, u64 n)
+{
+    const unsigned side = TRANSPOSE_SIDE, rows = TRANSPOSE_THREADS / TRANSPOSE_SIDE;
+    __shared__ T tile[TRANSPOSE_SIDE][TRANSPOSE_SIDE + 1];
+    const unsigned across = threadIdx.x % side, down = threadIdx.x / side;
+    const u64 row = (u64)blockIdx.y * side, column = (u64)blockIdx.x * side;
+#pragma unroll
+    for (unsigned i = down; i < side; i += rows)
+        if (row + i < m && column + across < n)
+            tile[i][across] = in[(row + i) * n + column + across];
+    __syncthreads();
+#pragma unroll
+    for (unsigned i = down; i < side; i += rows)
+        if (column + i < n && row + across < m)
+            out[(column + i) * m + row + across] = tile[across][i];
+}
+
+/* transpose_*: moves 8 (16) bytes an element: bound by memory, 419 (209) G elements/s. */
+KERNEL(transpose_f32, TRANSPOSE_THREADS)(const uint32_t *in, uint32_t *out, u64 m, u64 n)
+{
+    transpose(in, out, m, n);
+}
+
+KERNEL(transpose_f64, TRANSPOSE_THREADS)(const uint64_t *in, uint64_t *out, u64 m, u64 n)
+{
+    transpose(in, out, m, n);
+}
+
+/* verify_transpose goes the other way round: the output's rows, element by element. */
+template <typename T>
+static __device__ __forceinline__ void verify_transpose(const T *in, const T *out, u64 m, u64 n,
+                                                        unsigned *wrong)
+{
+    const unsigned side = TRANSPOSE_SIDE, rows = TRANSPOSE_THREADS / TRANSPOSE_SIDE;
+    const u64 i = (u64)blockIdx.y * side + threadIdx.x % side;
+    T different = 0;
+#pragma unroll
+    for (unsigned down = threadIdx.x / side; down < side; down += rows) {
+        const u64 j = (u64)blockIdx.x * side + down;
+        if (i < m && j < n)
+            different |= out[j * m + i] ^ in[i * n + j];
+    }
+    if (different)
+        atomicAdd(wrong, 1u);
+}
+
+/* verify_transpose_*: reads 8 (16) bytes an element: bound by memory, 419 (209) G elements/s, if a
+ * line of the input stays in the first-level cache for the four accesses of a warp to it. */
+KERNEL(verify_transpose_f32, TRANSPOSE_THREADS)
+(const uint32_t *in, const uint32_t *out, u64 m, u64 n, unsigned *wrong)
+{
+    verify_transpose(in, out, m, n, wrong);
+}
+
+KERNEL(verify_transpose_f64, TRANSPOSE_THREADS)
+(const uint64_t *in, const uint64_t *out, u64 m, u64 n, unsigned *wrong)
+{
+    verify_transpose(in, out, m, n, wrong);
 }

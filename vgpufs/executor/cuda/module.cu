@@ -1,2 +1,3 @@
 /* All kernels, as the one module that an executor loads. */
 #include "executor/cuda/kernels.cu"
+#include "executor/cuda/kernels_reduce.cu"

@@ -4,6 +4,7 @@
  * made-up elements have so few digits that it is even exact.
  */
 #include "executor/array.h"
+#include "executor/cuda/device_stream.h"
 #include "executor/generate.h"
 #include "executor/stream.h"
 #include "executor/sum.h"
@@ -22,24 +23,17 @@
 #define ROUNDINGS (1 + STREAM_PART / LANES + 4 + 2)
 
 _Static_assert(STREAM_LANES % LANES == 0, "padding is whole lanes");
+_Static_assert(LANES == SUM_LANES, "the device has the cpu's lanes");
 
 struct dot {
     const struct element_type *type;
-    uint64_t keys[2];
-    unsigned bits;
     /* of the whole */
     struct sum sum, reference, absolute;
 };
 
-struct dot_result {
-    double value;
-    double reference, lost; /* with more digits: reference + lost */
-    double absolute;        /* sum of absolute products */
-};
-
 /* One kernel of each type. The reference is a long double, added one after the other. */
 #define DEFINE_KERNEL(name, real)                                                                  \
-    static void dot_##name(const struct stream_part *part, struct dot_result *result)              \
+    static void dot_##name(const struct stream_part *part, struct sum_result *result)              \
     {                                                                                              \
         const real *restrict x = part->arrays[0], *restrict y = part->arrays[1];                   \
         double lanes[LANES] = {0};                                                                 \
@@ -52,7 +46,7 @@ struct dot_result {
         result->value = lanes[0];                                                                  \
     }                                                                                              \
                                                                                                    \
-    static void reference_##name(const struct stream_part *part, struct dot_result *result)        \
+    static void reference_##name(const struct stream_part *part, struct sum_result *result)        \
     {                                                                                              \
         const real *x = part->arrays[0], *y = part->arrays[1];                                     \
         long double sum = 0;                                                                       \
@@ -67,13 +61,6 @@ struct dot_result {
 DEFINE_KERNEL(f32, float)
 DEFINE_KERNEL(f64, double)
 
-static void dot_fill(const void *context, const struct stream_part *part)
-{
-    const struct dot *dot = context;
-    for (int i = 0; i < 2; i++)
-        array_fill(dot->type, part->arrays[i], dot->keys[i], part->first, part->count, dot->bits);
-}
-
 static void dot_work(const void *context, const struct stream_part *part)
 {
     const struct dot *dot = context;
@@ -86,11 +73,25 @@ static void dot_work(const void *context, const struct stream_part *part)
     }
 }
 
+static int dot_launch(struct job *job, const void *context, const struct device_chunk *chunk)
+{
+    const struct dot *dot = context;
+    bool f64 = dot->type->bytes == sizeof(double);
+    struct device_chunk c = *chunk;
+    void *arguments[] = {&c.arrays[0], &c.arrays[1], &c.count, &c.results};
+    if (device_launch_parts(job, chunk, f64 ? KERNEL_dot_f64 : KERNEL_dot_f32, SUM_LANES,
+                            arguments) < 0)
+        return -1;
+    return device_launch_parts(job, chunk,
+                               f64 ? KERNEL_dot_reference_f64 : KERNEL_dot_reference_f32,
+                               PART_THREADS, arguments);
+}
+
 static int dot_fold(struct job *job, void *context, const struct stream_part *part)
 {
     (void)job;
     struct dot *dot = context;
-    const struct dot_result *result = part->result;
+    const struct sum_result *result = part->result;
     sum_add(&dot->sum, result->value);
     sum_add(&dot->reference, result->reference);
     sum_add(&dot->reference, result->lost);
@@ -134,34 +135,44 @@ static int dot_check(struct job *job)
     return array_count(job, input_names, 2, &count);
 }
 
-static enum job_status dot_run(struct job *job)
+static enum job_status dot_with(struct job *job, stream_runner *run)
 {
     uint64_t count, seed = job_uint(job, "seed");
     if (array_count(job, input_names, 2, &count) < 0)
         return JOB_FAILED;
-    struct dot dot = {.type = array_type(job),
-                      .keys = {generate_key(seed, 0), generate_key(seed, 1)}};
+    struct dot dot = {.type = array_type(job)};
+    const uint64_t keys[] = {generate_key(seed, 0), generate_key(seed, 1)};
     /* Half of the digits that a sum of so many may have. */
     unsigned bits = array_sum_bits(&(struct element_type){.mantissa = DBL_MANT_DIG}, count) / 2;
-    dot.bits = bits < dot.type->mantissa ? bits : dot.type->mantissa;
     const struct stream stream = {
         .names = {"a", "b"},
         .input_count = 2,
         .array_count = 2,
         .type = dot.type,
-        .result_bytes = sizeof(struct dot_result),
+        .result_bytes = sizeof(struct sum_result),
         .context = &dot,
-        .fill = dot_fill,
-        .phases = {{dot_work, dot_fold}},
+        .keys = keys,
+        .bits = bits < dot.type->mantissa ? bits : dot.type->mantissa,
+        .phases = {{dot_work, dot_fold, dot_launch}},
     };
     double error;
-    if (stream_run(job, &stream, count) < 0 || dot_error(job, &dot, count, &error) < 0)
+    if (run(job, &stream, count) < 0 || dot_error(job, &dot, count, &error) < 0)
         return job_end(job);
     char result_text[REAL_TEXT_SIZE], error_text[REAL_TEXT_SIZE];
     job_printf(job, "n=%" PRIu64 " dtype=%s result=%s max_abs_error=%s", count, dot.type->name,
                real_text(result_text, sum_total(&dot.sum)), real_text(error_text, error));
     job_print_times(job);
     return JOB_DONE;
+}
+
+static enum job_status dot_run(struct job *job)
+{
+    return dot_with(job, stream_run);
+}
+
+static enum job_status dot_cuda(struct job *job)
+{
+    return dot_with(job, device_stream_run);
 }
 
 const struct workload workload_dot = {
@@ -171,4 +182,5 @@ const struct workload workload_dot = {
              .param_count = sizeof(dot_params) / sizeof(dot_params[0])},
     .check = dot_check,
     .cpu = dot_run,
+    .cuda = dot_cuda,
 };

@@ -3,31 +3,30 @@
  * floor((x - low) * (bins / (high - low))), computed in float64 for either type.
  */
 #include "executor/array.h"
+#include "executor/cuda/device_stream.h"
 #include "executor/generate.h"
 #include "executor/stream.h"
 #include "executor/workloads.h"
 
 #include <inttypes.h>
 #include <math.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
 /* The counts of a part stay in the first-level cache. */
-#define MAX_BINS 4096
+#define MAX_BINS HISTOGRAM_MAX_BINS
 /*
  * The position of a number among the bins goes through four roundings (both differences, quotient,
  * product), each at most half an epsilon of it.
  */
 #define POSITION_ERROR (4 * 0x1p-53)
 
-enum { BELOW, ABOVE, NAN_COUNT, OUTSIDE };
-
 struct histogram {
     const struct element_type *type;
-    uint64_t key;
     double low, high;
     size_t bins;
-    uint64_t outside[OUTSIDE];
+    uint64_t outside[HISTOGRAM_OUTSIDE];
     uint64_t *counts; /* of the whole */
     uint64_t max_abs_error;
 };
@@ -35,7 +34,7 @@ struct histogram {
 /* Followed by three counts for each bin: found, by the reference, and so near an edge that it may
  * be on either side. */
 struct histogram_result {
-    uint64_t outside[OUTSIDE];
+    uint64_t outside[HISTOGRAM_OUTSIDE];
     uint32_t bins[];
 };
 
@@ -53,7 +52,9 @@ struct histogram_result {
                 uint32_t bin = (uint32_t)(int32_t)((number - low) * scale);                        \
                 result->bins[bin < last ? bin : last]++;                                           \
             } else {                                                                               \
-                result->outside[number < low ? BELOW : number >= high ? ABOVE : NAN_COUNT]++;      \
+                result->outside[number < low     ? HISTOGRAM_BELOW                                 \
+                                : number >= high ? HISTOGRAM_ABOVE                                 \
+                                                 : HISTOGRAM_NAN]++;                               \
             }                                                                                      \
         }                                                                                          \
     }                                                                                              \
@@ -89,13 +90,6 @@ struct histogram_result {
 DEFINE_KERNEL(f32, float)
 DEFINE_KERNEL(f64, double)
 
-static void histogram_fill(const void *context, const struct stream_part *part)
-{
-    const struct histogram *histogram = context;
-    array_fill(histogram->type, part->arrays[0], histogram->key, part->first, part->count,
-               histogram->type->mantissa);
-}
-
 static void histogram_work(const void *context, const struct stream_part *part)
 {
     const struct histogram *histogram = context;
@@ -108,6 +102,29 @@ static void histogram_work(const void *context, const struct stream_part *part)
     }
 }
 
+/* On a device the result is of the whole chunk: it is cleared, and all blocks add to it. */
+static int histogram_launch(struct job *job, const void *context, const struct device_chunk *chunk)
+{
+    const struct histogram *histogram = context;
+    const bool f64 = histogram->type->bytes == sizeof(double);
+    double low = histogram->low, high = histogram->high, limit = POSITION_ERROR;
+    unsigned bins = (unsigned)histogram->bins;
+    uint64_t bytes = sizeof(struct histogram_result) + 3 * bins * sizeof(uint32_t);
+    struct device_chunk c = *chunk;
+    CUdeviceptr found = c.results + offsetof(struct histogram_result, bins);
+    CUdeviceptr counts = found + bins * sizeof(uint32_t), near = counts + bins * sizeof(uint32_t);
+    void *clear[] = {&c.results, &bytes};
+    void *count[] = {&c.arrays[0], &c.count, &low, &high, &bins, &c.results, &found};
+    void *reference[] = {&c.arrays[0], &c.count, &low, &high, &bins, &limit, &counts, &near};
+    if (device_launch_array(job, chunk->lane, KERNEL_clear, bytes / 16, clear) < 0 ||
+        device_launch_vectors(job, chunk, f64 ? KERNEL_histogram_f64 : KERNEL_histogram_f32,
+                              count) < 0)
+        return -1;
+    return device_launch_vectors(
+        job, chunk, f64 ? KERNEL_histogram_reference_f64 : KERNEL_histogram_reference_f32,
+        reference);
+}
+
 static int histogram_fold(struct job *job, void *context, const struct stream_part *part)
 {
     struct histogram *histogram = context;
@@ -115,7 +132,7 @@ static int histogram_fold(struct job *job, void *context, const struct stream_pa
     const uint32_t *counts = result->bins + histogram->bins, *near = counts + histogram->bins;
     uint64_t total = 0;
     bool wrong = false;
-    for (size_t i = 0; i < OUTSIDE; i++) {
+    for (size_t i = 0; i < HISTOGRAM_OUTSIDE; i++) {
         histogram->outside[i] += result->outside[i];
         total += result->outside[i];
     }
@@ -179,8 +196,10 @@ static int histogram_check(struct job *job)
 }
 
 /* histogram_count: -1 and the job has failed or should stop. */
-static int histogram_count(struct job *job, struct histogram *histogram, uint64_t count)
+static int histogram_count(struct job *job, struct histogram *histogram, uint64_t count,
+                           stream_runner *run)
 {
+    const uint64_t key = generate_key(job_uint(job, "seed"), 0);
     const struct stream stream = {
         .names = {"a"},
         .input_count = 1,
@@ -188,30 +207,31 @@ static int histogram_count(struct job *job, struct histogram *histogram, uint64_
         .type = histogram->type,
         .result_bytes =
             (sizeof(struct histogram_result) + 3 * histogram->bins * sizeof(uint32_t) + 7) / 8 * 8,
+        .chunk_result = true,
         .context = histogram,
-        .fill = histogram_fill,
-        .phases = {{histogram_work, histogram_fold}},
+        .keys = &key,
+        .bits = histogram->type->mantissa,
+        .phases = {{histogram_work, histogram_fold, histogram_launch}},
     };
     size_t bytes = histogram->bins * sizeof(uint64_t);
     if (job_given(job, "out") && job_reserve(job, "out", bytes) < 0)
         return -1;
-    if (stream_run(job, &stream, count) < 0)
+    if (run(job, &stream, count) < 0)
         return -1;
     return job_given(job, "out") ? job_write(job, "out", histogram->counts, bytes, 0) : 0;
 }
 
-static enum job_status histogram_run(struct job *job)
+static enum job_status histogram_with(struct job *job, stream_runner *run)
 {
     uint64_t count, counts[MAX_BINS] = {0}, fullest = 0;
     if (array_count(job, input_names, 1, &count) < 0)
         return JOB_FAILED;
     struct histogram histogram = {.type = array_type(job),
-                                  .key = generate_key(job_uint(job, "seed"), 0),
                                   .low = job_real(job, "low"),
                                   .high = job_real(job, "high"),
                                   .bins = (size_t)job_uint(job, "bins"),
                                   .counts = counts};
-    if (histogram_count(job, &histogram, count) < 0)
+    if (histogram_count(job, &histogram, count, run) < 0)
         return job_end(job);
     for (size_t i = 1; i < histogram.bins; i++)
         if (counts[i] > counts[fullest])
@@ -219,11 +239,21 @@ static enum job_status histogram_run(struct job *job)
     job_printf(job,
                "n=%" PRIu64 " dtype=%s bins=%zu below=%" PRIu64 " above=%" PRIu64 " nan=%" PRIu64
                " fullest_bin=%" PRIu64 " fullest_count=%" PRIu64 " max_abs_error=%" PRIu64,
-               count, histogram.type->name, histogram.bins, histogram.outside[BELOW],
-               histogram.outside[ABOVE], histogram.outside[NAN_COUNT], fullest, counts[fullest],
-               histogram.max_abs_error);
+               count, histogram.type->name, histogram.bins, histogram.outside[HISTOGRAM_BELOW],
+               histogram.outside[HISTOGRAM_ABOVE], histogram.outside[HISTOGRAM_NAN], fullest,
+               counts[fullest], histogram.max_abs_error);
     job_print_times(job);
     return JOB_DONE;
+}
+
+static enum job_status histogram_run(struct job *job)
+{
+    return histogram_with(job, stream_run);
+}
+
+static enum job_status histogram_cuda(struct job *job)
+{
+    return histogram_with(job, device_stream_run);
 }
 
 const struct workload workload_histogram = {
@@ -233,4 +263,5 @@ const struct workload workload_histogram = {
              .param_count = sizeof(histogram_params) / sizeof(histogram_params[0])},
     .check = histogram_check,
     .cpu = histogram_run,
+    .cuda = histogram_cuda,
 };

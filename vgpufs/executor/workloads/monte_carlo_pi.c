@@ -1,14 +1,15 @@
 /*
- * Pi from random points in the unit square: 4 times the share of those inside the circle. Point i
- * is made of 62 bits of Philox4x32-10 with counter i / 2 and the seed as its key; inside or not is
- * decided in integers. So every backend counts the same.
+ * Pi from random points in the unit square: 4 times the share of those inside the circle. The
+ * points are those of points.h, of which every backend counts the same.
  */
+#include "executor/cuda/device.h"
 #include "executor/parallel.h"
-#include "executor/philox.h"
+#include "executor/points.h"
 #include "executor/workloads.h"
 
 #include <inttypes.h>
 #include <math.h>
+#include <string.h>
 
 /* Points of one part, and parts between two looks at the clock: some 20 ms on one processor. */
 #define PART_POINTS ((uint64_t)1 << 16)
@@ -23,13 +24,6 @@ struct points {
     uint64_t inside[CHUNK_PARTS];
 };
 
-/* The point's coordinates are x / 2^31 and y / 2^31: outside if x^2 + y^2 has bit 62. */
-static inline uint32_t is_outside(uint32_t x, uint32_t y)
-{
-    uint64_t square_x = (uint64_t)(x >> 1) * (x >> 1), square_y = (uint64_t)(y >> 1) * (y >> 1);
-    return (uint32_t)((square_x + square_y) >> 62);
-}
-
 static void count_part(void *context, size_t index)
 {
     struct points *points = context;
@@ -41,13 +35,13 @@ static void count_part(void *context, size_t index)
     for (uint32_t i = 0; i < pairs; i++) {
         uint32_t words[4] = {low + i, high, 0, 0};
         philox(words, points->key0, points->key1);
-        outside += is_outside(words[0], words[1]) + is_outside(words[2], words[3]);
+        outside += point_is_outside(words[0], words[1]) + point_is_outside(words[2], words[3]);
     }
     points->inside[index] = 2 * (uint64_t)pairs - outside;
     if (left < PART_POINTS && left % 2) { /* the last point has no neighbour */
-        uint32_t words[4] = {low + pairs, high, 0, 0};
-        philox(words, points->key0, points->key1);
-        points->inside[index] += 1 - is_outside(words[0], words[1]);
+        uint32_t words[4];
+        point_pair(first + pairs, points->key0, points->key1, words);
+        points->inside[index] += 1 - point_is_outside(words[0], words[1]);
     }
 }
 
@@ -60,9 +54,8 @@ static uint64_t count_again(const struct points *points)
 {
     uint64_t count = points->count < PART_POINTS ? points->count : PART_POINTS, inside = 0;
     for (uint64_t i = 0; i < count; i++) {
-        uint64_t pair = (points->first + i) / 2;
-        uint32_t words[4] = {(uint32_t)pair, (uint32_t)(pair >> 32), 0, 0};
-        philox(words, points->key0, points->key1);
+        uint32_t words[4];
+        point_pair((points->first + i) / 2, points->key0, points->key1, words);
         long double x = (long double)(words[i % 2 * 2] >> 1) * 0x1p-31L;
         long double y = (long double)(words[i % 2 * 2 + 1] >> 1) * 0x1p-31L;
         inside += x * x + y * y < 1;
@@ -84,11 +77,23 @@ static const struct workload_param monte_carlo_pi_params[] = {
      .help = "Which points."},
 };
 
+static struct points points_of(const struct job *job)
+{
+    uint64_t seed = job_uint(job, "seed");
+    return (struct points){.key0 = (uint32_t)seed, .key1 = (uint32_t)(seed >> 32)};
+}
+
+static int fail_first_points(struct job *job)
+{
+    job_fail(job, "verification failed: the first points were not counted right: the device cannot "
+                  "be trusted");
+    return -1;
+}
+
 /* count_points: -1 and the job has failed or should stop. */
 static int count_points(struct job *job, uint64_t count, uint64_t *inside)
 {
-    uint64_t seed = job_uint(job, "seed");
-    struct points points = {.key0 = (uint32_t)seed, .key1 = (uint32_t)(seed >> 32)};
+    struct points points = points_of(job);
     const uint64_t most = CHUNK_PARTS * PART_POINTS;
     for (points.first = 0; points.first < count; points.first += most) {
         if (job_step(job, (double)points.first / (double)count) < 0)
@@ -101,19 +106,94 @@ static int count_points(struct job *job, uint64_t count, uint64_t *inside)
         for (size_t i = 0; i < parts; i++)
             *inside += points.inside[i];
         job->compute_ns += job_clock_ns() - start;
-        if (!right) {
-            job_fail(job, "verification failed: the first points were not counted right: the "
-                          "device cannot be trusted");
-            return -1;
-        }
+        if (!right)
+            return fail_first_points(job);
     }
     return 0;
 }
 
-static enum job_status monte_carlo_pi_run(struct job *job)
+/* --- cuda --------------------------------------------------------------------------------------
+ */
+
+/* Points between two looks at the clock: some 50 us of an H100. The other lane has as many. */
+#define DEVICE_POINTS ((uint64_t)1 << 24)
+/* Lanes count into different memory. */
+#define COUNTER_BYTES ((size_t)256)
+
+/* device_begin has the lane count some points, and fetch what it has counted up to now. */
+static int device_begin(struct job *job, struct device_lane *lane, CUdeviceptr counter,
+                        struct points *points)
+{
+    void *arguments[] = {&points->first, &points->count, &points->key0, &points->key1, &counter};
+    if (device_mark(job, lane, MARK_BEGIN) < 0 ||
+        device_launch_array(job, lane, KERNEL_count_points, points->count / 2, arguments) < 0 ||
+        device_mark(job, lane, MARK_COMPUTED) < 0 ||
+        device_copy_out(job, lane, lane->staging, counter, sizeof(uint64_t)) < 0)
+        return -1;
+    return device_mark(job, lane, MARK_STORED);
+}
+
+static uint64_t device_counted(const struct device_lane *lane)
+{
+    uint64_t counted;
+    memcpy(&counted, lane->staging, sizeof(counted));
+    return counted;
+}
+
+/* device_begin_first counts what the host counts again, alone. */
+static int device_begin_first(struct job *job, CUdeviceptr counters[DEVICE_LANES],
+                              struct points *points, uint64_t count)
+{
+    uint64_t bytes = DEVICE_LANES * COUNTER_BYTES;
+    void *clear[] = {&counters[0], &bytes};
+    if (device_allocate(job, (size_t)bytes, &counters[0]) < 0 ||
+        device_launch_array(job, &device.lanes[0], KERNEL_clear, 1, clear) < 0)
+        return -1;
+    for (unsigned i = 1; i < DEVICE_LANES; i++)
+        counters[i] = counters[0] + i * COUNTER_BYTES;
+    points->count = count < PART_POINTS ? count : PART_POINTS;
+    if (device_begin(job, &device.lanes[0], counters[0], points) < 0 ||
+        device_wait(job, &device.lanes[0]) < 0)
+        return -1;
+    return device_counted(&device.lanes[0]) == count_again(points) ? 0 : fail_first_points(job);
+}
+
+static int device_count_points(struct job *job, uint64_t count, uint64_t *inside)
+{
+    struct points points = points_of(job);
+    CUdeviceptr counters[DEVICE_LANES];
+    bool busy[DEVICE_LANES] = {false};
+    unsigned turn = 0;
+    if (device_begin_first(job, counters, &points, count) < 0)
+        return -1;
+    *inside = device_counted(&device.lanes[0]);
+    uint64_t counted[DEVICE_LANES] = {*inside, 0};
+    for (points.first = points.count; points.first < count; points.first += points.count) {
+        struct device_lane *lane = &device.lanes[turn];
+        uint64_t left = count - points.first;
+        points.count = left < DEVICE_POINTS ? left : DEVICE_POINTS;
+        if (job_step(job, (double)points.first / (double)count) < 0 ||
+            (busy[turn] && device_wait(job, lane) < 0) ||
+            device_begin(job, lane, counters[turn], &points) < 0)
+            return -1;
+        busy[turn] = true;
+        turn = (turn + 1) % DEVICE_LANES;
+    }
+    for (turn = 0; turn < DEVICE_LANES; turn++) {
+        if (!busy[turn])
+            continue;
+        if (device_wait(job, &device.lanes[turn]) < 0)
+            return -1;
+        *inside += device_counted(&device.lanes[turn]) - counted[turn];
+    }
+    return 0;
+}
+
+static enum job_status
+monte_carlo_pi_with(struct job *job, int (*run)(struct job *job, uint64_t count, uint64_t *inside))
 {
     uint64_t count = job_uint(job, "n"), inside = 0;
-    if (count_points(job, count, &inside) < 0)
+    if (run(job, count, &inside) < 0)
         return job_end(job);
     double pi = 4 * ((double)inside / (double)count), error = fabs(pi - PI);
     double deviation = sqrt(PI * (4 - PI) / (double)count);
@@ -130,10 +210,21 @@ static enum job_status monte_carlo_pi_run(struct job *job)
     return JOB_DONE;
 }
 
+static enum job_status monte_carlo_pi_run(struct job *job)
+{
+    return monte_carlo_pi_with(job, count_points);
+}
+
+static enum job_status monte_carlo_pi_cuda(struct job *job)
+{
+    return monte_carlo_pi_with(job, device_count_points);
+}
+
 const struct workload workload_monte_carlo_pi = {
     .info = {.name = "MONTE_CARLO_PI",
              .summary = "Estimates pi from random points; counts the same on every backend.",
              .params = monte_carlo_pi_params,
              .param_count = sizeof(monte_carlo_pi_params) / sizeof(monte_carlo_pi_params[0])},
     .cpu = monte_carlo_pi_run,
+    .cuda = monte_carlo_pi_cuda,
 };

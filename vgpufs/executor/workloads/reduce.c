@@ -4,6 +4,7 @@
  * array alone; made-up elements have so few digits that it is even exact.
  */
 #include "executor/array.h"
+#include "executor/cuda/device_stream.h"
 #include "executor/generate.h"
 #include "executor/stream.h"
 #include "executor/sum.h"
@@ -23,6 +24,7 @@
 #define ADDITIONS (STREAM_PART / LANES + 4 + 2)
 
 _Static_assert(STREAM_LANES % LANES == 0, "padding is whole lanes");
+_Static_assert(LANES == SUM_LANES, "the device has the cpu's lanes");
 
 enum operation { SUM, MIN, MAX, OPERATIONS };
 static const char *const operation_names[OPERATIONS] = {"sum", "min", "max"};
@@ -30,19 +32,10 @@ static const char *const operation_names[OPERATIONS] = {"sum", "min", "max"};
 struct reduce {
     const struct element_type *type;
     enum operation operation;
-    uint64_t key;
-    unsigned bits;
     /* of the whole */
     struct sum sum, reference, absolute;
     double extreme;
     bool begun;
-};
-
-struct reduce_result {
-    double value;
-    double reference, lost; /* of a sum, with more digits: reference + lost */
-    double absolute;        /* sum of absolute values */
-    bool wrong;             /* an extreme that is not one */
 };
 
 /*
@@ -50,7 +43,7 @@ struct reduce_result {
  * of an extreme is a second look: none is beyond it, and one is equal to it. A NaN wins.
  */
 #define DEFINE_KERNEL(name, real)                                                                  \
-    static void sum_##name(const struct stream_part *part, struct reduce_result *result)           \
+    static void sum_##name(const struct stream_part *part, struct sum_result *result)              \
     {                                                                                              \
         const real *restrict x = part->arrays[0];                                                  \
         double lanes[LANES] = {0};                                                                 \
@@ -63,7 +56,7 @@ struct reduce_result {
         result->value = lanes[0];                                                                  \
     }                                                                                              \
                                                                                                    \
-    static void sum_reference_##name(const struct stream_part *part, struct reduce_result *result) \
+    static void sum_reference_##name(const struct stream_part *part, struct sum_result *result)    \
     {                                                                                              \
         const real *x = part->arrays[0];                                                           \
         long double sum = 0;                                                                       \
@@ -78,7 +71,7 @@ struct reduce_result {
     }                                                                                              \
                                                                                                    \
     static void extreme_##name(const struct stream_part *part, bool least,                         \
-                               struct reduce_result *result)                                       \
+                               struct sum_result *result)                                          \
     {                                                                                              \
         const real *restrict x = part->arrays[0];                                                  \
         real sign = least ? 1 : -1, lanes[LANES];                                                  \
@@ -101,7 +94,7 @@ struct reduce_result {
     }                                                                                              \
                                                                                                    \
     static void extreme_reference_##name(const struct stream_part *part, bool least,               \
-                                         struct reduce_result *result)                             \
+                                         struct sum_result *result)                                \
     {                                                                                              \
         const real *x = part->arrays[0], value = (real)result->value;                              \
         bool met = false, nan = false;                                                             \
@@ -116,16 +109,10 @@ struct reduce_result {
 DEFINE_KERNEL(f32, float)
 DEFINE_KERNEL(f64, double)
 
-static void reduce_fill(const void *context, const struct stream_part *part)
-{
-    const struct reduce *reduce = context;
-    array_fill(reduce->type, part->arrays[0], reduce->key, part->first, part->count, reduce->bits);
-}
-
 static void reduce_work(const void *context, const struct stream_part *part)
 {
     const struct reduce *reduce = context;
-    struct reduce_result *result = part->result;
+    struct sum_result *result = part->result;
     bool f64 = reduce->type->bytes == sizeof(double), least = reduce->operation == MIN;
     if (reduce->operation == SUM && f64) {
         sum_f64(part, result);
@@ -142,10 +129,33 @@ static void reduce_work(const void *context, const struct stream_part *part)
     }
 }
 
+/* What finds a result, and what verifies it. */
+static const enum kernel_name device_kernels[][2] = {
+    {KERNEL_sum_f32, KERNEL_sum_reference_f32},
+    {KERNEL_sum_f64, KERNEL_sum_reference_f64},
+    {KERNEL_extreme_f32, KERNEL_extreme_reference_f32},
+    {KERNEL_extreme_f64, KERNEL_extreme_reference_f64},
+};
+
+static int reduce_launch(struct job *job, const void *context, const struct device_chunk *chunk)
+{
+    const struct reduce *reduce = context;
+    const bool sum = reduce->operation == SUM, f64 = reduce->type->bytes == sizeof(double);
+    const enum kernel_name *kernels = device_kernels[(sum ? 0 : 2) + f64];
+    unsigned least = reduce->operation == MIN;
+    struct device_chunk c = *chunk;
+    void *sum_arguments[] = {&c.arrays[0], &c.count, &c.results};
+    void *extreme_arguments[] = {&c.arrays[0], &c.count, &least, &c.results};
+    void **arguments = sum ? sum_arguments : extreme_arguments;
+    if (device_launch_parts(job, chunk, kernels[0], SUM_LANES, arguments) < 0)
+        return -1;
+    return device_launch_parts(job, chunk, kernels[1], PART_THREADS, arguments);
+}
+
 static int reduce_fold(struct job *job, void *context, const struct stream_part *part)
 {
     struct reduce *reduce = context;
-    const struct reduce_result *result = part->result;
+    const struct sum_result *result = part->result;
     if (reduce->operation == SUM) {
         sum_add(&reduce->sum, result->value);
         sum_add(&reduce->reference, result->reference);
@@ -219,27 +229,26 @@ static int reduce_check(struct job *job)
     return -1;
 }
 
-static enum job_status reduce_run(struct job *job)
+static enum job_status reduce_with(struct job *job, stream_runner *run)
 {
     uint64_t count;
     if (reduce_check(job) < 0 || array_count(job, input_names, 1, &count) < 0)
         return JOB_FAILED;
-    struct reduce reduce = {.type = array_type(job),
-                            .operation = operation_of(job),
-                            .key = generate_key(job_uint(job, "seed"), 0)};
-    reduce.bits = array_sum_bits(reduce.type, count);
+    struct reduce reduce = {.type = array_type(job), .operation = operation_of(job)};
+    const uint64_t key = generate_key(job_uint(job, "seed"), 0);
     const struct stream stream = {
         .names = {"a"},
         .input_count = 1,
         .array_count = 1,
         .type = reduce.type,
-        .result_bytes = sizeof(struct reduce_result),
+        .result_bytes = sizeof(struct sum_result),
         .context = &reduce,
-        .fill = reduce_fill,
-        .phases = {{reduce_work, reduce_fold}},
+        .keys = &key,
+        .bits = array_sum_bits(reduce.type, count),
+        .phases = {{reduce_work, reduce_fold, reduce_launch}},
     };
     double error = 0, value = 0;
-    if (stream_run(job, &stream, count) < 0 ||
+    if (run(job, &stream, count) < 0 ||
         (reduce.operation == SUM && sum_check(job, &reduce, &error) < 0))
         return job_end(job);
     value = reduce.operation == SUM ? sum_total(&reduce.sum) : reduce.extreme;
@@ -251,6 +260,16 @@ static enum job_status reduce_run(struct job *job)
     return JOB_DONE;
 }
 
+static enum job_status reduce_run(struct job *job)
+{
+    return reduce_with(job, stream_run);
+}
+
+static enum job_status reduce_cuda(struct job *job)
+{
+    return reduce_with(job, device_stream_run);
+}
+
 const struct workload workload_reduce = {
     .info = {.name = "REDUCE",
              .summary = "Finds the sum, the smallest or the largest of an array, and verifies it.",
@@ -258,4 +277,5 @@ const struct workload workload_reduce = {
              .param_count = sizeof(reduce_params) / sizeof(reduce_params[0])},
     .check = reduce_check,
     .cpu = reduce_run,
+    .cuda = reduce_cuda,
 };

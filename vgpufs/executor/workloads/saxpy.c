@@ -3,6 +3,7 @@
  * bound; made-up elements have so few digits that with a short alpha both are exact.
  */
 #include "executor/array.h"
+#include "executor/cuda/device_stream.h"
 #include "executor/generate.h"
 #include "executor/stream.h"
 #include "executor/verify.h"
@@ -20,15 +21,8 @@ enum { X, Y, OUT };
 struct saxpy {
     const struct element_type *type;
     double alpha;
-    uint64_t keys[2];
-    unsigned bits;
     /* of the whole */
     double sum, max_abs_error;
-};
-
-struct saxpy_result {
-    double sum, max_abs_error;
-    bool wrong;
 };
 
 /*
@@ -49,7 +43,7 @@ struct saxpy_result {
     /* An element that may have overflowed, or began with an infinity or a NaN, may be anything.   \
      */                                                                                            \
     static void verify_each_##name(const struct saxpy *saxpy, const struct stream_part *part,      \
-                                   struct saxpy_result *result)                                    \
+                                   struct verify_result *result)                                   \
     {                                                                                              \
         const wide alpha = (wide)(real)saxpy->alpha;                                               \
         const double u = ROUNDINGS * saxpy->type->roundoff, tiny = u * saxpy->type->smallest;      \
@@ -61,13 +55,13 @@ struct saxpy_result {
             if (!(size < saxpy->type->largest))                                                    \
                 continue;                                                                          \
             if (!((double)error <= u * size + tiny))                                               \
-                result->wrong = true;                                                              \
+                result->wrong++;                                                                   \
             result->max_abs_error = fmax(result->max_abs_error, (double)error);                    \
         }                                                                                          \
     }                                                                                              \
                                                                                                    \
     static __attribute__((noinline)) void verify_##name(                                           \
-        const struct saxpy *saxpy, const struct stream_part *part, struct saxpy_result *result)    \
+        const struct saxpy *saxpy, const struct stream_part *part, struct verify_result *result)   \
     {                                                                                              \
         const wide alpha = (wide)(real)saxpy->alpha;                                               \
         const double u = ROUNDINGS * saxpy->type->roundoff, tiny = u * saxpy->type->smallest;      \
@@ -93,14 +87,6 @@ struct saxpy_result {
 DEFINE_KERNEL(f32, float, double, fabs)
 DEFINE_KERNEL(f64, double, long double, fabsl)
 
-static void saxpy_fill(const void *context, const struct stream_part *part)
-{
-    const struct saxpy *saxpy = context;
-    for (int i = X; i <= Y; i++)
-        array_fill(saxpy->type, part->arrays[i], saxpy->keys[i], part->first, part->count,
-                   saxpy->bits);
-}
-
 static void saxpy_work(const void *context, const struct stream_part *part)
 {
     const struct saxpy *saxpy = context;
@@ -113,10 +99,27 @@ static void saxpy_work(const void *context, const struct stream_part *part)
     }
 }
 
+static int saxpy_launch(struct job *job, const void *context, const struct device_chunk *chunk)
+{
+    const struct saxpy *saxpy = context;
+    const struct element_type *type = saxpy->type;
+    bool f64 = type->bytes == sizeof(double);
+    double alpha = saxpy->alpha, limit = ROUNDINGS * type->roundoff;
+    double tiny = limit * type->smallest, largest = type->largest;
+    struct device_chunk c = *chunk;
+    void *compute[] = {&c.arrays[X], &c.arrays[Y], &c.arrays[OUT], &alpha, &c.count};
+    void *verify[] = {&c.arrays[X], &c.arrays[Y], &c.arrays[OUT], &alpha,    &c.count,
+                      &limit,       &tiny,        &largest,       &c.results};
+    if (device_launch_vectors(job, chunk, f64 ? KERNEL_saxpy_f64 : KERNEL_saxpy_f32, compute) < 0)
+        return -1;
+    return device_launch_parts(job, chunk, f64 ? KERNEL_verify_saxpy_f64 : KERNEL_verify_saxpy_f32,
+                               PART_THREADS, verify);
+}
+
 static int saxpy_fold(struct job *job, void *context, const struct stream_part *part)
 {
     struct saxpy *saxpy = context;
-    const struct saxpy_result *result = part->result;
+    const struct verify_result *result = part->result;
     saxpy->sum += result->sum;
     saxpy->max_abs_error = fmax(saxpy->max_abs_error, result->max_abs_error);
     if (!result->wrong)
@@ -151,27 +154,25 @@ static int saxpy_check(struct job *job)
     return array_count(job, input_names, 2, &count);
 }
 
-static enum job_status saxpy_run(struct job *job)
+static enum job_status saxpy_with(struct job *job, stream_runner *run)
 {
     uint64_t count, seed = job_uint(job, "seed");
     if (array_count(job, input_names, 2, &count) < 0)
         return JOB_FAILED;
-    struct saxpy saxpy = {.type = array_type(job),
-                          .alpha = job_real(job, "alpha"),
-                          .keys = {generate_key(seed, 0), generate_key(seed, 1)}};
-    /* Half the digits each for alpha and x. */
-    saxpy.bits = saxpy.type->mantissa / 2 - 1;
+    struct saxpy saxpy = {.type = array_type(job), .alpha = job_real(job, "alpha")};
+    const uint64_t keys[] = {generate_key(seed, 0), generate_key(seed, 1)};
     const struct stream stream = {
         .names = {"x", "y", "out"},
         .input_count = 2,
         .array_count = 3,
         .type = saxpy.type,
-        .result_bytes = sizeof(struct saxpy_result),
+        .result_bytes = sizeof(struct verify_result),
         .context = &saxpy,
-        .fill = saxpy_fill,
-        .phases = {{saxpy_work, saxpy_fold}},
+        .keys = keys,
+        .bits = saxpy.type->mantissa / 2 - 1, /* half the digits each for alpha and x */
+        .phases = {{saxpy_work, saxpy_fold, saxpy_launch}},
     };
-    if (stream_run(job, &stream, count) < 0)
+    if (run(job, &stream, count) < 0)
         return job_end(job);
     char alpha[REAL_TEXT_SIZE], sum[REAL_TEXT_SIZE], error[REAL_TEXT_SIZE];
     job_printf(job, "n=%" PRIu64 " dtype=%s alpha=%s sum=%s max_abs_error=%s", count,
@@ -181,6 +182,16 @@ static enum job_status saxpy_run(struct job *job)
     return JOB_DONE;
 }
 
+static enum job_status saxpy_run(struct job *job)
+{
+    return saxpy_with(job, stream_run);
+}
+
+static enum job_status saxpy_cuda(struct job *job)
+{
+    return saxpy_with(job, device_stream_run);
+}
+
 const struct workload workload_saxpy = {
     .info = {.name = "SAXPY",
              .summary = "Computes alpha * x + y, element by element, and verifies all of them.",
@@ -188,4 +199,5 @@ const struct workload workload_saxpy = {
              .param_count = sizeof(saxpy_params) / sizeof(saxpy_params[0])},
     .check = saxpy_check,
     .cpu = saxpy_run,
+    .cuda = saxpy_cuda,
 };

@@ -3,6 +3,7 @@
  * each part's own. For either type sums are float64, and an element of the output is rounded once.
  */
 #include "executor/array.h"
+#include "executor/cuda/device_stream.h"
 #include "executor/generate.h"
 #include "executor/stream.h"
 #include "executor/sum.h"
@@ -19,23 +20,16 @@
  * Algorithms", 4.2).
  */
 #define ADDITIONS (STREAM_PART + 4)
+/* What they may be off, of the sum of the absolute values; and what the reference may. */
+#define RELATIVE (ADDITIONS * (0x1p-53 + (double)LDBL_EPSILON))
 
 struct scan {
     const struct element_type *type;
     bool exclusive;
-    uint64_t key;
-    unsigned bits;
     /* of what is before the part */
     struct sum sum, reference, absolute;
     /* of the whole */
     double last, max_abs_error;
-};
-
-struct scan_result {
-    double sum, reference, lost, absolute; /* of the part; reference + lost: with more digits */
-    double before, reference_before, lost_before, absolute_before;
-    double last, max_abs_error;
-    bool wrong;
 };
 
 #define DEFINE_KERNEL(name, real)                                                                  \
@@ -77,7 +71,7 @@ struct scan_result {
         sum += (long double)result->lost_before;                                                   \
         double absolute = result->absolute_before;                                                 \
         const double u = scan->type->roundoff;                                                     \
-        const double relative = ADDITIONS * (0x1p-53 + (double)LDBL_EPSILON);                      \
+        const double relative = RELATIVE;                                                          \
         for (size_t i = 0; i < part->count; i++) {                                                 \
             long double with = sum + (long double)x[i];                                            \
             sum = scan->exclusive ? sum : with;                                                    \
@@ -87,7 +81,7 @@ struct scan_result {
             double error = (double)fabsl((long double)out[i] - sum);                               \
             double limit = u * (double)fabsl(sum) + 2 * relative * absolute;                       \
             if (!(error <= limit + u * scan->type->smallest))                                      \
-                result->wrong = true;                                                              \
+                result->wrong++;                                                                   \
             result->max_abs_error = fmax(result->max_abs_error, error);                            \
             sum = with;                                                                            \
         }                                                                                          \
@@ -96,12 +90,6 @@ struct scan_result {
 DEFINE_KERNEL(f32, float)
 DEFINE_KERNEL(f64, double)
 
-static void scan_fill(const void *context, const struct stream_part *part)
-{
-    const struct scan *scan = context;
-    array_fill(scan->type, part->arrays[0], scan->key, part->first, part->count, scan->bits);
-}
-
 static void scan_sum(const void *context, const struct stream_part *part)
 {
     const struct scan *scan = context;
@@ -109,6 +97,16 @@ static void scan_sum(const void *context, const struct stream_part *part)
         sum_f64(part, part->result);
     else
         sum_f32(part, part->result);
+}
+
+static int scan_launch_sum(struct job *job, const void *context, const struct device_chunk *chunk)
+{
+    const struct scan *scan = context;
+    bool f64 = scan->type->bytes == sizeof(double);
+    struct device_chunk c = *chunk;
+    void *arguments[] = {&c.arrays[0], &c.count, &c.results};
+    return device_launch_parts(job, chunk, f64 ? KERNEL_scan_sum_f64 : KERNEL_scan_sum_f32,
+                               PART_THREADS, arguments);
 }
 
 /* scan_carry tells each part what is before it. */
@@ -138,6 +136,23 @@ static void scan_work(const void *context, const struct stream_part *part)
         scan_f32(part, scan->exclusive, part->result);
         verify_f32(scan, part, part->result);
     }
+}
+
+static int scan_launch(struct job *job, const void *context, const struct device_chunk *chunk)
+{
+    const struct scan *scan = context;
+    bool f64 = scan->type->bytes == sizeof(double);
+    unsigned exclusive = scan->exclusive;
+    double relative = RELATIVE, smallest = scan->type->smallest, largest = scan->type->largest;
+    struct device_chunk c = *chunk;
+    void *compute[] = {&c.arrays[0], &c.arrays[1], &c.count, &exclusive, &c.results};
+    void *verify[] = {&c.arrays[0], &c.arrays[1], &c.count, &exclusive,
+                      &relative,    &smallest,    &largest, &c.results};
+    if (device_launch(job, chunk->lane, f64 ? KERNEL_scan_f64 : KERNEL_scan_f32, chunk->parts, 1,
+                      SCAN_THREADS, compute) < 0)
+        return -1;
+    return device_launch_parts(job, chunk, f64 ? KERNEL_verify_scan_f64 : KERNEL_verify_scan_f32,
+                               PART_THREADS, verify);
 }
 
 static int scan_fold(struct job *job, void *context, const struct stream_part *part)
@@ -176,15 +191,14 @@ static int scan_check(struct job *job)
     return array_count(job, input_names, 1, &count);
 }
 
-static enum job_status scan_run(struct job *job)
+static enum job_status scan_with(struct job *job, stream_runner *run)
 {
     uint64_t count;
     if (array_count(job, input_names, 1, &count) < 0)
         return JOB_FAILED;
     struct scan scan = {.type = array_type(job),
-                        .exclusive = strcmp(job_text(job, "exclusive"), "yes") == 0,
-                        .key = generate_key(job_uint(job, "seed"), 0)};
-    scan.bits = array_sum_bits(scan.type, count);
+                        .exclusive = strcmp(job_text(job, "exclusive"), "yes") == 0};
+    const uint64_t key = generate_key(job_uint(job, "seed"), 0);
     const struct stream stream = {
         .names = {"a", "out"},
         .input_count = 1,
@@ -192,10 +206,11 @@ static enum job_status scan_run(struct job *job)
         .type = scan.type,
         .result_bytes = sizeof(struct scan_result),
         .context = &scan,
-        .fill = scan_fill,
-        .phases = {{scan_sum, scan_carry}, {scan_work, scan_fold}},
+        .keys = &key,
+        .bits = array_sum_bits(scan.type, count),
+        .phases = {{scan_sum, scan_carry, scan_launch_sum}, {scan_work, scan_fold, scan_launch}},
     };
-    if (stream_run(job, &stream, count) < 0)
+    if (run(job, &stream, count) < 0)
         return job_end(job);
     char last[REAL_TEXT_SIZE], error[REAL_TEXT_SIZE];
     job_printf(job, "n=%" PRIu64 " dtype=%s exclusive=%s last=%s max_abs_error=%s", count,
@@ -205,6 +220,16 @@ static enum job_status scan_run(struct job *job)
     return JOB_DONE;
 }
 
+static enum job_status scan_run(struct job *job)
+{
+    return scan_with(job, stream_run);
+}
+
+static enum job_status scan_cuda(struct job *job)
+{
+    return scan_with(job, device_stream_run);
+}
+
 const struct workload workload_scan = {
     .info = {.name = "SCAN",
              .summary = "Computes the prefix sums of an array, and verifies all of them.",
@@ -212,4 +237,5 @@ const struct workload workload_scan = {
              .param_count = sizeof(scan_params) / sizeof(scan_params[0])},
     .check = scan_check,
     .cpu = scan_run,
+    .cuda = scan_cuda,
 };

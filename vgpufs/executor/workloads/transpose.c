@@ -3,6 +3,7 @@
  * every one of them is verified.
  */
 #include "executor/array.h"
+#include "executor/cuda/device_array.h"
 #include "executor/generate.h"
 #include "executor/parallel.h"
 #include "executor/workloads.h"
@@ -17,6 +18,8 @@
 /* Columns of a chunk, at most. */
 #define CHUNK_COLUMNS ((uint64_t)1 << 15)
 #define ADVICE        "take a smaller m= or n="
+
+_Static_assert(TILE == TRANSPOSE_SIDE, "the limits of m= and n= are those of a grid of such tiles");
 
 struct transpose {
     struct job *job;
@@ -162,7 +165,18 @@ static int transpose_check(struct job *job)
     return array_check_memory(job, 2 * bytes, ADVICE);
 }
 
-static int transpose_all(struct transpose *transpose)
+static uint64_t input_key(const struct job *job)
+{
+    return generate_key(job_uint(job, "seed"), 0);
+}
+
+/* made_up_bits: of numbers whose checksum is exact. */
+static unsigned made_up_bits(const struct transpose *transpose)
+{
+    return array_sum_bits(transpose->type, transpose->m * transpose->n * 7);
+}
+
+static int transpose_on_cpu(struct transpose *transpose)
 {
     struct job *job = transpose->job;
     uint64_t count = transpose->m * transpose->n, bytes = count * transpose->type->bytes;
@@ -173,8 +187,7 @@ static int transpose_all(struct transpose *transpose)
     if (!transpose->in || !transpose->out || !transpose->wrong)
         return -1;
     span.data = transpose->in;
-    if (array_load(job, "a", &span, generate_key(job_uint(job, "seed"), 0),
-                   array_sum_bits(transpose->type, count * 7)) < 0 ||
+    if (array_load(job, "a", &span, input_key(job), made_up_bits(transpose)) < 0 ||
         transpose_chunks(transpose, 0.3, 0.7) < 0)
         return -1;
     span = (struct array_span){transpose->type, transpose->out, count, 0.7, 1};
@@ -182,11 +195,60 @@ static int transpose_all(struct transpose *transpose)
                                                                 : array_store(job, "out", &span);
 }
 
-static enum job_status transpose_run(struct job *job)
+/* --- cuda --------------------------------------------------------------------------------------
+ */
+
+/* device_transpose takes some 5 ms of an H100 for as much as a job may have. */
+static int device_transpose(struct transpose *transpose, CUdeviceptr in, CUdeviceptr out,
+                            CUdeviceptr wrong)
+{
+    struct job *job = transpose->job;
+    struct device_lane *lane = &device.lanes[0];
+    const bool f64 = transpose->type->bytes == sizeof(double);
+    unsigned across = (unsigned)((transpose->n + TILE - 1) / TILE);
+    unsigned down = (unsigned)((transpose->m + TILE - 1) / TILE), found;
+    uint64_t bytes = sizeof(found);
+    void *clear[] = {&wrong, &bytes};
+    void *arguments[] = {&in, &out, &transpose->m, &transpose->n, &wrong};
+    if (job_step(job, 0.3) < 0 || device_mark(job, lane, MARK_BEGIN) < 0 ||
+        device_launch_array(job, lane, KERNEL_clear, 1, clear) < 0 ||
+        device_launch(job, lane, f64 ? KERNEL_transpose_f64 : KERNEL_transpose_f32, across, down,
+                      TRANSPOSE_THREADS, arguments) < 0 ||
+        device_launch(job, lane, f64 ? KERNEL_verify_transpose_f64 : KERNEL_verify_transpose_f32,
+                      across, down, TRANSPOSE_THREADS, arguments) < 0 ||
+        device_mark(job, lane, MARK_COMPUTED) < 0 ||
+        device_copy_out(job, lane, lane->staging, wrong, sizeof(found)) < 0 ||
+        device_mark(job, lane, MARK_STORED) < 0 || device_wait(job, lane) < 0)
+        return -1;
+    memcpy(&found, lane->staging, sizeof(found));
+    if (found == 0)
+        return 0;
+    job_fail(job, "verification failed: an element did not arrive: the device cannot be trusted");
+    return -1;
+}
+
+static int transpose_on_device(struct transpose *transpose)
+{
+    struct job *job = transpose->job;
+    uint64_t count = transpose->m * transpose->n;
+    const size_t bytes = (size_t)(count * transpose->type->bytes);
+    const struct array_span in = {transpose->type, NULL, count, 0, 0.3};
+    const struct array_span out = {transpose->type, NULL, count, 0.7, 1};
+    CUdeviceptr from, to, results;
+    if (device_allocate(job, bytes, &from) < 0 || device_allocate(job, bytes, &to) < 0 ||
+        device_allocate(job, DEVICE_CHECKSUM_BYTES(count), &results) < 0 ||
+        device_array_load(job, "a", &in, from, input_key(job), made_up_bits(transpose)) < 0 ||
+        device_transpose(transpose, from, to, results) < 0 ||
+        device_array_checksum(job, &out, to, results, &transpose->checksum) < 0)
+        return -1;
+    return device_array_store(job, "out", &out, to);
+}
+
+static enum job_status transpose_with(struct job *job, int (*run)(struct transpose *transpose))
 {
     struct transpose transpose;
     transpose_describe(&transpose, job);
-    int result = transpose_all(&transpose);
+    int result = run(&transpose);
     free(transpose.in);
     free(transpose.out);
     free(transpose.wrong);
@@ -199,6 +261,16 @@ static enum job_status transpose_run(struct job *job)
     return JOB_DONE;
 }
 
+static enum job_status transpose_run(struct job *job)
+{
+    return transpose_with(job, transpose_on_cpu);
+}
+
+static enum job_status transpose_cuda(struct job *job)
+{
+    return transpose_with(job, transpose_on_device);
+}
+
 const struct workload workload_transpose = {
     .info = {.name = "TRANSPOSE",
              .summary = "Turns a matrix's rows into columns, and verifies every element.",
@@ -206,4 +278,5 @@ const struct workload workload_transpose = {
              .param_count = sizeof(transpose_params) / sizeof(transpose_params[0])},
     .check = transpose_check,
     .cpu = transpose_run,
+    .cuda = transpose_cuda,
 };
