@@ -67,7 +67,7 @@ struct vm {
     struct pool_tenant **tenants; /* one in each pool, in the pools' order */
     _Atomic uint64_t queued, running;
     atomic_bool gone, held;
-    atomic_bool nfs_reads; /* an NFS server has asked for a result */
+    atomic_bool nfs_reads;          /* an NFS server has asked for a result */
     struct data data;               /* has its own lock */
     struct nfs_waiting nfs_waiting; /* guarded by the lock of nfs_wait.c */
     struct nfs_lines nfs_lines;     /* has its own lock, outside of `lock` */
