@@ -188,8 +188,14 @@ int handle_open(const struct node *node, struct fuse_file_info *info, bool nfs)
     handles = handle;
     open_results += node->type->content == CONTENT_RESULT;
     pthread_mutex_unlock(&handles_lock);
-    /* The page cache may keep a data file: only this mount changes it. All else is made anew. */
-    info->direct_io = node->type->content != CONTENT_BYTES;
+    /*
+     * The page cache may keep a data file: only this mount changes it. All else is made anew. Who
+     * only writes has nothing of it, and without it the bytes are copied once less; the kernel
+     * drops what others have cached of them. mmap(2) needs a file that can be read, so it does not
+     * meet such a handle.
+     */
+    bool cached = node->type->content == CONTENT_BYTES && (info->flags & O_ACCMODE) != O_WRONLY;
+    info->direct_io = !cached;
     info->keep_cache = node->type->content == CONTENT_BYTES;
 #if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 11)
     /* Where handle_flush has nothing to do, Linux 5.16 and newer need not ask for it at each close.

@@ -243,6 +243,32 @@ def test_mmap(vm):
         assert view[9990:] == b"0123456789"
 
 
+def test_readers_see_what_others_write(vm):
+    """Whoever only writes goes past the page cache, in which readers and maps have the file."""
+    import mmap
+    vm.write_data("x", b"a" * 10000)
+    reader = os.open(vm.data / "x", os.O_RDONLY)
+    both = os.open(vm.data / "x", os.O_RDWR)
+    view = mmap.mmap(both, 10000)
+    assert os.pread(reader, 4, 4094) == b"aaaa" == view[4094:4098]
+    writer = os.open(vm.data / "x", os.O_WRONLY)
+    os.pwrite(writer, b"bcd", 4095)
+    assert os.pread(reader, 5, 4094) == b"abcda" == view[4094:4099] == os.pread(both, 5, 4094)
+    os.pwrite(both, b"e", 4095)
+    view[0:2] = b"fg"
+    view.flush()
+    os.pwrite(writer, b"h", 1)
+    assert os.pread(reader, 3, 0) == b"fha" == view[0:3]
+    for appender in [os.open(vm.data / "x", os.O_WRONLY | os.O_APPEND) for _ in range(2)]:
+        os.write(appender, b"end")
+        os.close(appender)
+    assert os.pread(reader, 100, 9998) == b"aaendend"
+    view.close()
+    for file in (reader, both, writer):
+        os.close(file)
+    assert (vm.data / "x").read_bytes() == b"fh" + b"a" * 4093 + b"ecd" + b"a" * 5902 + b"endend"
+
+
 def test_shell_tools(vm):
     status, output, error = shell(
         f"cd {quoted(vm.data)} && seq 1000 > a && cp a b && mv b c && cmp a c && "
