@@ -18,7 +18,7 @@ LEFT_NOTHING = "memory=0 allocations=0 host=0 streams=0 events=0 modules=0 conte
 # A small job of each workload; those that have no kernels run on the host's processors.
 SMALL = {
     "VECTOR_ADD": {"n": 3000}, "MATRIX_MUL": {"m": 20, "n": 20, "k": 20}, "SAXPY": {"n": 3000},
-    "REDUCE": {"n": 3000}, "SORT": {"n": 3000}, "MONTE_CARLO_PI": {"n": 3000},
+    "REDUCE": {"n": 3000}, "SORT": {"n": 300}, "MONTE_CARLO_PI": {"n": 3000},
     "FFT": {"n": 64, "batch": 3}, "DOT": {"n": 3000}, "SCAN": {"n": 3000}, "HISTOGRAM": {"n": 3000},
     "TRANSPOSE": {"m": 20, "n": 30}, "SHA256": {"n": 3000}, "CONV2D": {"h": 20, "w": 30, "k": 3},
     "BLACK_SCHOLES": {"n": 3000}, "NBODY": {"n": 20, "steps": 2}, "NOP": {},

@@ -16,6 +16,9 @@
 
 void test_array_kernels();
 void test_reduce_kernels();
+void test_fft_kernels();
+void test_numeric_kernels();
+void test_sort_kernels();
 
 /* How many checks have failed. */
 extern int failures;

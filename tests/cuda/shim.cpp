@@ -143,6 +143,18 @@ uint64_t shim_exchange(unsigned mask, uint64_t bits, unsigned from)
     return found;
 }
 
+unsigned __ballot_sync(unsigned mask, int vote)
+{
+    unsigned votes = 0;
+    fibers[current].bits = vote != 0;
+    __syncwarp(mask);
+    for (unsigned lane = 0; lane < WARP; lane++)
+        if (mask >> lane & 1)
+            votes |= (unsigned)fibers[current / WARP * WARP + lane].bits << lane;
+    __syncwarp(mask);
+    return votes;
+}
+
 /* release_warps lets those warps of fibers begin … end - 1 go on in which all lanes of the mask
  * have come. */
 static bool release_warps(size_t begin, size_t end)

@@ -23,12 +23,17 @@ extern shim_index threadIdx, blockIdx, blockDim, gridDim;
 
 #define __device__
 #define __host__
-#define __forceinline__       inline
-#define __shared__            static
+#define __forceinline__ inline
+#define __shared__      static
+#define __constant__
 #define KERNEL(name, threads) extern "C" void name
 
+using std::erfc;
+using std::exp;
 using std::fabs;
 using std::fma;
+using std::log;
+using std::sqrt;
 
 /* g++ is told not to make one operation of two (-ffp-contract=off). */
 inline float __fmul_rn(float a, float b)
@@ -39,6 +44,50 @@ inline float __fmul_rn(float a, float b)
 inline double __dmul_rn(double a, double b)
 {
     return a * b;
+}
+
+inline float rsqrt(float x)
+{
+    return 1 / sqrt(x);
+}
+
+inline double rsqrt(double x)
+{
+    return 1 / sqrt(x);
+}
+
+inline void sincospi(double x, double *s, double *c)
+{
+    *s = (double)sinl(3.141592653589793238462643383279502884L * x);
+    *c = (double)cosl(3.141592653589793238462643383279502884L * x);
+}
+
+inline unsigned __popc(unsigned x)
+{
+    return (unsigned)__builtin_popcount(x);
+}
+
+inline unsigned __popcll(unsigned long long x)
+{
+    return (unsigned)__builtin_popcountll(x);
+}
+
+inline unsigned __brev(unsigned x)
+{
+    unsigned turned = 0;
+    for (unsigned bit = 0; bit < 32; bit++)
+        turned |= (x >> bit & 1) << (31 - bit);
+    return turned;
+}
+
+/* Each digit of the selector takes one of the eight bytes of b, a. */
+inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector)
+{
+    const uint64_t bytes = (uint64_t)b << 32 | a;
+    unsigned chosen = 0;
+    for (unsigned i = 0; i < 4; i++)
+        chosen |= (unsigned)(bytes >> 8 * (selector >> 4 * i & 7) & 0xff) << 8 * i;
+    return chosen;
 }
 
 void __syncthreads();
@@ -74,6 +123,8 @@ template <typename T> T __shfl_xor_sync(unsigned mask, T value, unsigned bits)
 {
     return __shfl_sync(mask, value, (int)(shim_lane() ^ bits));
 }
+
+unsigned __ballot_sync(unsigned mask, int vote);
 
 /* One fiber runs at a time, so that plain accesses are atomic. */
 template <typename T> T atomicAdd(T *at, T value)

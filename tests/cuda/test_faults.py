@@ -62,7 +62,8 @@ def check_next(cuda):
 
 def test_which_workloads_have_kernels():
     """What is planted below meets something."""
-    assert {"VECTOR_ADD", "MATRIX_MUL", "NOP"} <= set(JOBS)
+    assert {"VECTOR_ADD", "MATRIX_MUL", "NOP", "SORT", "FFT", "SHA256", "CONV2D", "BLACK_SCHOLES",
+            "NBODY"} <= set(JOBS)
 
 
 # --- out of memory -------------------------------------------------------------------------------

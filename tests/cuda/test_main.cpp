@@ -23,6 +23,9 @@ int main()
         shim_thread_order = (shim_order)order;
         test_array_kernels();
         test_reduce_kernels();
+        test_fft_kernels();
+        test_numeric_kernels();
+        test_sort_kernels();
     }
     if (failures)
         fprintf(stderr, "%d checks failed\n", failures);

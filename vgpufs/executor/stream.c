@@ -42,19 +42,41 @@ static void make_up(const struct stream *stream, const struct stream_part *part)
                    stream->bits);
 }
 
+/* run_prepare makes a part's input up, and zeroes what is behind it. */
+static void run_prepare(void *context, size_t index)
+{
+    const struct run *run = context;
+    const struct stream *stream = run->stream;
+    struct stream_part part = run_part(run, index);
+    if (run->make_up)
+        make_up(stream, &part);
+    for (size_t i = 0; i < stream->input_count; i++)
+        memset((char *)part.arrays[i] + part.count * stream->type->bytes, 0,
+               (part.padded - part.count) * stream->type->bytes);
+}
+
 static void run_work(void *context, size_t index)
 {
     const struct run *run = context;
     const struct stream *stream = run->stream;
     struct stream_part part = run_part(run, index);
-    if (run->phase == stream->phases) {
-        if (run->make_up)
-            make_up(stream, &part);
-        for (size_t i = 0; i < stream->input_count; i++)
-            memset((char *)part.arrays[i] + part.count * stream->type->bytes, 0,
-                   (part.padded - part.count) * stream->type->bytes);
-    }
+    if (run->phase == stream->phases && !stream->whole)
+        run_prepare(context, index);
     run->phase->work(stream->context, &part);
+}
+
+/* run_whole: the input, then what is done with all of a chunk. */
+static int run_whole(struct job *job, struct run *run)
+{
+    const struct stream *stream = run->stream;
+    if (!stream->whole)
+        return 0;
+    uint64_t start = job_clock_ns();
+    parallel_run(run->parts, run_prepare, run);
+    job->compute_ns += job_clock_ns() - start;
+    struct stream_part chunk = run_part(run, 0);
+    chunk.count = run->count;
+    return stream->whole(job, stream->context, &chunk);
 }
 
 static int run_phases(struct job *job, struct run *run)
@@ -104,7 +126,8 @@ static int run_chunks(struct job *job, struct run *run, uint64_t count)
         uint64_t left = count - run->first;
         run->count = left < most ? (size_t)left : most;
         run->parts = (run->count + STREAM_PART - 1) / STREAM_PART;
-        if (job_step(job, (double)run->first / (double)count) < 0 || run_files(job, run, true) < 0)
+        if (job_step(job, (double)run->first / (double)count) < 0 ||
+            run_files(job, run, true) < 0 || run_whole(job, run) < 0)
             return -1;
         uint64_t start = job_clock_ns();
         int result = run_phases(job, run);

@@ -52,6 +52,9 @@ struct stream {
     const uint64_t *keys;
     unsigned bits;
     void (*fill)(const void *context, const struct stream_part *part);
+    /* Before the first phase, all of a chunk as one part, by the executor's own thread: for what a
+     * device computes. It counts its own times. -1: see job_end. NULL: nothing. */
+    int (*whole)(struct job *job, void *context, const struct stream_part *chunk);
     struct stream_phase phases[STREAM_MAX_PHASES]; /* the second may be empty */
 };
 

@@ -5,6 +5,8 @@
 #ifndef VGPUFS_EXECUTOR_CUDA_KERNELS_H
 #define VGPUFS_EXECUTOR_CUDA_KERNELS_H
 
+#include "executor/cuda/kernels_numeric.h"
+
 #include <stdint.h>
 
 /* Threads of a block of the kernels that walk over arrays. */
@@ -102,7 +104,8 @@ enum histogram_outside { HISTOGRAM_BELOW, HISTOGRAM_ABOVE, HISTOGRAM_NAN, HISTOG
     ENTRY(count_points)                                                                            \
     ENTRY(multiply_f32)                                                                            \
     ENTRY(multiply_f32_small)                                                                      \
-    ENTRY(multiply_f64)
+    ENTRY(multiply_f64)                                                                            \
+    FOR_EACH_NUMERIC_KERNEL(ENTRY)
 
 #define KERNEL_ENUM(name) KERNEL_##name,
 enum kernel_name { FOR_EACH_KERNEL(KERNEL_ENUM) KERNEL_COUNT };

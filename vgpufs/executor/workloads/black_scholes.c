@@ -3,6 +3,7 @@
  * Corporate Liabilities", Journal of Political Economy 81, 1973), without dividends.
  */
 #include "executor/array.h"
+#include "executor/cuda/transfer.h"
 #include "executor/generate.h"
 #include "executor/stream.h"
 #include "executor/workloads.h"
@@ -19,6 +20,7 @@ struct options {
     const struct element_type *type;
     double rate, volatility;
     uint64_t keys[INPUTS];
+    CUdeviceptr arrays[INPUTS + 2]; /* of a chunk, on a device */
     /* of the whole */
     double call_sum, put_sum, max_abs_error;
 };
@@ -40,9 +42,10 @@ struct terms {
 
 /*
  * price_error bounds what rounding makes of a price. With u half an epsilon and functions of the
- * library good to 4 u: d1 is off by some 8 u (1 + |ln S/K| + |r + v^2/2| T) / (v sqrt T) and 8 u
- * |d1|, since rounding S/K moves the logarithm by u; the normal distribution's slope is below 0.4;
- * and both products and the discount are off by some u relative to S and K D.
+ * library good to 4 u, erfc to 10 u (5 units in the last place: CUDA Programming Guide,
+ * "Mathematical Functions"): d1 is off by some 8 u (1 + |ln S/K| + |r + v^2/2| T) / (v sqrt T) and
+ * 8 u |d1|, since rounding S/K moves the logarithm by u; the normal distribution's slope is below
+ * 0.4; and both products and the discount are off by some u relative to S and K D.
  */
 static double price_error(const struct options *options, double spot, double strike, double years,
                           const struct terms *t)
@@ -152,6 +155,54 @@ static void options_work(const void *context, const struct stream_part *part)
     }
 }
 
+/* On a device: prices come from there, and are verified here. */
+static void options_verify(const void *context, const struct stream_part *part)
+{
+    const struct options *options = context;
+    if (options->type->bytes == sizeof(double))
+        verify_f64(options, part, part->result);
+    else
+        verify_f32(options, part, part->result);
+}
+
+/* options_price has the device price a chunk. */
+static int options_price(struct job *job, void *context, const struct stream_part *chunk)
+{
+    struct options *options = context;
+    bool f64 = options->type->bytes == sizeof(double);
+    uint64_t bytes = chunk->count * options->type->bytes, count = chunk->count;
+    double rate = options->rate, volatility = options->volatility;
+    float rate_f32 = (float)rate, volatility_f32 = (float)volatility;
+    void *arguments[] = {&options->arrays[SPOT],
+                         &options->arrays[STRIKE],
+                         &options->arrays[YEARS],
+                         &options->arrays[CALL],
+                         &options->arrays[PUT],
+                         &count,
+                         f64 ? (void *)&rate : (void *)&rate_f32,
+                         f64 ? (void *)&volatility : (void *)&volatility_f32};
+    for (int i = 0; i < INPUTS; i++)
+        if (device_load(job, options->arrays[i], chunk->arrays[i], bytes) < 0)
+            return -1;
+    if (device_run_array(job, f64 ? KERNEL_price_f64 : KERNEL_price_f32, count, arguments) < 0)
+        return -1;
+    for (int i = CALL; i <= PUT; i++)
+        if (device_store(job, chunk->arrays[i], options->arrays[i], bytes) < 0)
+            return -1;
+    return 0;
+}
+
+/* options_allocate: a chunk's arrays on the device. */
+static int options_allocate(struct job *job, struct options *options, uint64_t count)
+{
+    uint64_t most = CHUNK_PARTS * STREAM_PART;
+    for (int i = SPOT; i <= PUT; i++)
+        if (device_allocate(job, (count < most ? count : most) * options->type->bytes,
+                            &options->arrays[i]) < 0)
+            return -1;
+    return 0;
+}
+
 static int options_fold(struct job *job, void *context, const struct stream_part *part)
 {
     struct options *options = context;
@@ -201,7 +252,7 @@ static int black_scholes_check(struct job *job)
     return array_count(job, input_names, INPUTS, &count);
 }
 
-static enum job_status black_scholes_run(struct job *job)
+static enum job_status run_on(struct job *job, bool on_device)
 {
     uint64_t count, seed = job_uint(job, "seed");
     if (array_count(job, input_names, INPUTS, &count) < 0)
@@ -220,8 +271,11 @@ static enum job_status black_scholes_run(struct job *job)
         .chunk_parts = CHUNK_PARTS,
         .context = &options,
         .fill = options_fill,
-        .phases = {{options_work, options_fold}},
+        .whole = on_device ? options_price : NULL,
+        .phases = {{on_device ? options_verify : options_work, options_fold}},
     };
+    if (on_device && count > 0 && options_allocate(job, &options, count) < 0)
+        return JOB_FAILED;
     if (stream_run(job, &stream, count) < 0)
         return job_end(job);
     char call[REAL_TEXT_SIZE], put[REAL_TEXT_SIZE], error[REAL_TEXT_SIZE];
@@ -232,6 +286,16 @@ static enum job_status black_scholes_run(struct job *job)
     return JOB_DONE;
 }
 
+static enum job_status black_scholes_run(struct job *job)
+{
+    return run_on(job, false);
+}
+
+static enum job_status black_scholes_cuda(struct job *job)
+{
+    return run_on(job, true);
+}
+
 const struct workload workload_black_scholes = {
     .info = {.name = "BLACK_SCHOLES",
              .summary = "Prices European options, and verifies every price.",
@@ -239,4 +303,5 @@ const struct workload workload_black_scholes = {
              .param_count = sizeof(black_scholes_params) / sizeof(black_scholes_params[0])},
     .check = black_scholes_check,
     .cpu = black_scholes_run,
+    .cuda = black_scholes_cuda,
 };

@@ -4,6 +4,7 @@
  * round. Beyond the border there are zeros; the output is as large as the image.
  */
 #include "executor/array.h"
+#include "executor/cuda/transfer.h"
 #include "executor/generate.h"
 #include "executor/parallel.h"
 #include "executor/workloads.h"
@@ -203,7 +204,43 @@ static int conv2d_check(struct job *job)
     return array_check_memory(job, 2 * image + kernel, ADVICE);
 }
 
-static int convolution_all(struct convolution *convolution)
+/* Products between two looks at the clock on a device: some 20 ms of an H100. */
+#define BAND_OPERATIONS ((uint64_t)1 << 36)
+
+_Static_assert(MAX_K == CONVOLVE_MAX_K, "the device takes as large kernels");
+
+/* device_convolve goes through the output in bands of whole tiles. */
+static int device_convolve(struct convolution *convolution, double from, double to)
+{
+    struct job *job = convolution->job;
+    bool f64 = convolution->type->bytes == sizeof(double);
+    uint64_t h = convolution->h, w = convolution->w, taps = convolution->k * convolution->k;
+    uint64_t bytes = h * w * convolution->type->bytes;
+    uint64_t rows = (BAND_OPERATIONS / (w * taps) / CONVOLVE_SIDE + 1) * CONVOLVE_SIDE;
+    unsigned k = (unsigned)convolution->k, across = (unsigned)((w - 1) / CONVOLVE_SIDE) + 1;
+    CUdeviceptr image, kernel, out;
+    if (device_allocate(job, bytes, &image) < 0 ||
+        device_allocate(job, taps * convolution->type->bytes, &kernel) < 0 ||
+        device_allocate(job, bytes, &out) < 0 ||
+        device_load(job, image, convolution->image, bytes) < 0 ||
+        device_load(job, kernel, convolution->kernel, taps * convolution->type->bytes) < 0)
+        return -1;
+    for (uint64_t first = 0; first < h; first += rows) {
+        uint64_t end = h - first < rows ? h : first + rows;
+        unsigned down = (unsigned)((end - first - 1) / CONVOLVE_SIDE) + 1;
+        void *arguments[] = {&image, &kernel, &out, &h, &w, &k, &first, &end};
+        if (job_step(job, from + (to - from) * (double)first / (double)h) < 0 ||
+            device_run(job, f64 ? KERNEL_convolve_f64 : KERNEL_convolve_f32, across, down,
+                       CONVOLVE_THREADS, arguments) < 0)
+            return -1;
+    }
+    return device_store(job, convolution->out, out, bytes);
+}
+
+/* What runs the convolution, with progress. */
+typedef int convolution_run(struct convolution *convolution, double from, double to);
+
+static int convolution_all(struct convolution *convolution, convolution_run *run)
 {
     struct job *job = convolution->job;
     const struct element_type *type = convolution->type;
@@ -221,17 +258,17 @@ static int convolution_all(struct convolution *convolution)
     struct array_span out = {type, convolution->out, count, 0.9, 1};
     if (array_load(job, "a", &image, generate_key(seed, 0), bits) < 0 ||
         array_load(job, "kernel", &kernel, generate_key(seed, 1), bits) < 0 ||
-        convolve(convolution, 0.1, 0.9) < 0 || verify(convolution) < 0 ||
+        run(convolution, 0.1, 0.9) < 0 || verify(convolution) < 0 ||
         array_checksum(job, &out, &convolution->checksum) < 0)
         return -1;
     return array_store(job, "out", &out);
 }
 
-static enum job_status conv2d_run(struct job *job)
+static enum job_status run_with(struct job *job, convolution_run *run)
 {
     struct convolution convolution;
     convolution_describe(&convolution, job);
-    int result = convolution_all(&convolution);
+    int result = convolution_all(&convolution, run);
     free(convolution.image);
     free(convolution.kernel);
     free(convolution.out);
@@ -246,6 +283,16 @@ static enum job_status conv2d_run(struct job *job)
     return JOB_DONE;
 }
 
+static enum job_status conv2d_run(struct job *job)
+{
+    return run_with(job, convolve);
+}
+
+static enum job_status conv2d_cuda(struct job *job)
+{
+    return run_with(job, device_convolve);
+}
+
 const struct workload workload_conv2d = {
     .info = {.name = "CONV2D",
              .summary = "Convolves an image with a small kernel, and verifies a sample.",
@@ -253,4 +300,5 @@ const struct workload workload_conv2d = {
              .param_count = sizeof(conv2d_params) / sizeof(conv2d_params[0])},
     .check = conv2d_check,
     .cpu = conv2d_run,
+    .cuda = conv2d_cuda,
 };

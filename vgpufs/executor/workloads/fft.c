@@ -3,6 +3,7 @@
  * memory at a time. Elements are pairs of real and imaginary part. As numpy has it, the inverse
  * divides by n.
  */
+#include "executor/cuda/fft.h"
 #include "executor/array.h"
 #include "executor/generate.h"
 #include "executor/parallel.h"
@@ -20,14 +21,17 @@
 #define MAX_N        ((uint64_t)1 << 20)
 #define MAX_ELEMENTS ((uint64_t)1 << 34)
 /* Elements that are in memory, and that one thread takes at a time. */
-#define GROUP_ELEMENTS ((uint64_t)1 << 20)
-#define PART_ELEMENTS  ((uint64_t)1 << 14)
+#define GROUP_ELEMENTS  ((uint64_t)1 << 20)
+#define THREAD_ELEMENTS ((uint64_t)1 << 14)
 /* Numbers whose squares are added before their sum is; the relative error of an energy then. */
 #define SUM_BLOCK ((uint64_t)256)
 #define SUM_ERROR (((double)SUM_BLOCK / 8 + 4) * 0x1p-53)
 /* Elements of one transform of each group that are held against the sum that defines them. */
 #define SAMPLES 2
 #define ADVICE  "take a smaller n="
+
+_Static_assert(MAX_N <= DEVICE_FFT_MAX_N && GROUP_ELEMENTS <= DEVICE_FFT_MAX_ELEMENTS,
+               "the device can do it");
 
 /* FFTW for one type. Planning is not thread-safe, executing is (FFTW manual, 5.4). */
 struct library {
@@ -66,6 +70,9 @@ struct fft {
     uint64_t fine_count;
     struct found total;
     double max_abs_error;
+    /* On cuda: the three groups on the device. */
+    struct device_fft *on_device;
+    CUdeviceptr device_in, device_out, device_back;
 };
 
 /*
@@ -175,7 +182,8 @@ static void check_transform(const struct fft *fft, char *in, char *out, char *ba
     found->energy += after;
     if (!(n * sqrt(before) < fft->type->largest && isfinite(n * before)))
         return;
-    transform(fft, !fft->inverse, out, back);
+    if (!fft->on_device)
+        transform(fft, !fft->inverse, out, back);
     double distance =
         f64 ? distance_f64(in, back, fft->n, &worst) : distance_f32(in, back, fft->n, &worst);
     double tiny = 2 * n * sqrt(n) * fft->type->smallest;
@@ -266,10 +274,26 @@ static int fft_sweep(struct fft *fft, parallel_work *work)
     return 0;
 }
 
+/* device_transform: there and back. */
+static int device_transform(struct fft *fft)
+{
+    struct job *job = fft->job;
+    uint64_t bytes = fft->here * fft->n * fft->bytes;
+    if (device_load(job, fft->device_in, fft->in, bytes) < 0 ||
+        device_fft_run(job, fft->on_device, fft->device_in, fft->device_out, fft->here,
+                       fft->inverse) < 0 ||
+        device_fft_run(job, fft->on_device, fft->device_out, fft->device_back, fft->here,
+                       !fft->inverse) < 0 ||
+        device_store(job, fft->out, fft->device_out, bytes) < 0)
+        return -1;
+    return device_store(job, fft->back, fft->device_back, bytes);
+}
+
 /* fft_compute transforms and verifies what is in memory. */
 static int fft_compute(struct fft *fft)
 {
-    if (fft_sweep(fft, transform_part) < 0 || fft_sweep(fft, check_part) < 0)
+    if ((fft->on_device ? device_transform(fft) : fft_sweep(fft, transform_part)) < 0 ||
+        fft_sweep(fft, check_part) < 0)
         return -1;
     uint64_t start = job_clock_ns();
     size_t parts = (size_t)((fft->here + fft->part - 1) / fft->part);
@@ -319,7 +343,35 @@ static int fft_group(struct fft *fft)
     return job_given(job, "out") ? job_write(job, "out", fft->out, bytes, offset) : 0;
 }
 
-/* fft_prepare: memory, roots of unity, plans. */
+static int make_plans(struct fft *fft)
+{
+    uint64_t start = job_clock_ns();
+    for (int direction = FORWARD; direction < DIRECTIONS; direction++)
+        for (int alignment = UNALIGNED; alignment < ALIGNMENTS; alignment++)
+            fft->plans[direction][alignment] = fft->library->plan(
+                (int)fft->n, fft->in, fft->out, direction == INVERSE, alignment == ALIGNED);
+    fft->job->compute_ns += job_clock_ns() - start;
+    for (int direction = FORWARD; direction < DIRECTIONS; direction++)
+        if (!fft->plans[direction][UNALIGNED] || !fft->plans[direction][ALIGNED]) {
+            job_fail(fft->job, "FFTW has no plan for n=%" PRIu64 ": take another n=", fft->n);
+            return -1;
+        }
+    return 0;
+}
+
+static int device_prepare(struct fft *fft)
+{
+    struct job *job = fft->job;
+    uint64_t bytes = fft->group * fft->n * fft->bytes;
+    if (device_allocate(job, bytes, &fft->device_in) < 0 ||
+        device_allocate(job, bytes, &fft->device_out) < 0 ||
+        device_allocate(job, bytes, &fft->device_back) < 0)
+        return -1;
+    return device_fft_prepare(job, fft->on_device, fft->library == &library_f64, fft->n,
+                              fft->group);
+}
+
+/* fft_prepare: memory, roots of unity, and what transforms need. */
 static int fft_prepare(struct fft *fft)
 {
     struct job *job = fft->job;
@@ -344,17 +396,8 @@ static int fft_prepare(struct fft *fft)
         fft->coarse[i][0] = cosl(angle);
         fft->coarse[i][1] = sinl(angle);
     }
-    for (int direction = FORWARD; direction < DIRECTIONS; direction++)
-        for (int alignment = UNALIGNED; alignment < ALIGNMENTS; alignment++)
-            fft->plans[direction][alignment] = fft->library->plan(
-                (int)fft->n, fft->in, fft->out, direction == INVERSE, alignment == ALIGNED);
     job->compute_ns += job_clock_ns() - start;
-    for (int direction = FORWARD; direction < DIRECTIONS; direction++)
-        if (!fft->plans[direction][UNALIGNED] || !fft->plans[direction][ALIGNED]) {
-            job_fail(job, "FFTW has no plan for n=%" PRIu64 ": take another n=", fft->n);
-            return -1;
-        }
-    return 0;
+    return fft->on_device ? device_prepare(fft) : make_plans(fft);
 }
 
 static void fft_finish(struct fft *fft)
@@ -444,7 +487,7 @@ static int fft_describe(struct fft *fft, struct job *job)
                  fft->n, fft->batch, MAX_ELEMENTS);
         return -1;
     }
-    fft->part = fft->n < PART_ELEMENTS ? PART_ELEMENTS / fft->n : 1;
+    fft->part = fft->n < THREAD_ELEMENTS ? THREAD_ELEMENTS / fft->n : 1;
     fft->group = GROUP_ELEMENTS / fft->n;
     fft->group = fft->batch < fft->group ? fft->batch : fft->group;
     return 0;
@@ -471,10 +514,11 @@ static int fft_all(struct fft *fft)
     return 0;
 }
 
-static enum job_status fft_run(struct job *job)
+static enum job_status run_on(struct job *job, struct device_fft *on_device)
 {
     struct fft fft;
     int result = fft_describe(&fft, job);
+    fft.on_device = on_device;
     if (result == 0)
         result = fft_all(&fft);
     fft_finish(&fft);
@@ -493,6 +537,17 @@ static enum job_status fft_run(struct job *job)
     return JOB_DONE;
 }
 
+static enum job_status fft_run(struct job *job)
+{
+    return run_on(job, NULL);
+}
+
+static enum job_status fft_cuda(struct job *job)
+{
+    struct device_fft on_device;
+    return run_on(job, &on_device);
+}
+
 const struct workload workload_fft = {
     .info = {.name = "FFT",
              .summary = "Transforms a batch of complex arrays, and verifies each transform.",
@@ -500,4 +555,5 @@ const struct workload workload_fft = {
              .param_count = sizeof(fft_params) / sizeof(fft_params[0])},
     .check = fft_check,
     .cpu = fft_run,
+    .cuda = fft_cuda,
 };

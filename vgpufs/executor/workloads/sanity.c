@@ -3,6 +3,7 @@
  * output for each step, and says how fast that was. Every word is checked.
  */
 #include "executor/array.h"
+#include "executor/cuda/transfer.h"
 #include "executor/generate.h"
 #include "executor/parallel.h"
 #include "executor/workloads.h"
@@ -15,7 +16,7 @@
 #define PART_WORDS  ((uint64_t)8192)
 #define CHUNK_PARTS ((uint64_t)128)
 /* Multiply-adds for each word when computing. */
-#define ROUNDS 64
+#define ROUNDS SANITY_ROUNDS
 #define ADVICE "take a smaller mib="
 
 struct sanity {
@@ -106,16 +107,17 @@ static const struct step {
 };
 #define STEPS (sizeof(steps) / sizeof(steps[0]))
 
-static void print_step(struct job *job, const struct step *step, uint64_t words, uint64_t ns,
-                       uint64_t wrong)
+/* print_step: `bytes` or `operations` for each word, the other is 0. */
+static void print_step(struct job *job, const char *name, uint64_t bytes, uint64_t operations,
+                       uint64_t words, uint64_t ns, uint64_t wrong)
 {
     double per_ns = (double)words / (double)(ns ? ns : 1);
-    job_printf(job, "step=%s result=%s wrong_words=%" PRIu64 " us=%" PRIu64, step->name,
+    job_printf(job, "step=%s result=%s wrong_words=%" PRIu64 " us=%" PRIu64, name,
                wrong ? "failed" : "ok", wrong, ns / 1000);
-    if (step->bytes)
-        job_printf(job, " gb_per_s=%.3g\n", per_ns * (double)step->bytes);
+    if (bytes)
+        job_printf(job, " gb_per_s=%.3g\n", per_ns * (double)bytes);
     else
-        job_printf(job, " gflop_per_s=%.3g\n", per_ns * (double)step->operations);
+        job_printf(job, " gflop_per_s=%.3g\n", per_ns * (double)operations);
 }
 
 /* run_step: -1 and the job should stop; else *wrong words were found. */
@@ -142,8 +144,14 @@ static int run_step(struct sanity *sanity, const struct step *step, uint64_t *wr
         sanity->job->compute_ns += ns;
     else
         sanity->job->copy_ns += ns;
-    print_step(sanity->job, step, sanity->words, ns, *wrong);
+    print_step(sanity->job, step->name, step->bytes, step->operations, sanity->words, ns, *wrong);
     return 0;
+}
+
+static int fail_step(struct job *job, const char *name)
+{
+    job_fail(job, "the step %s found wrong numbers: the device cannot be trusted", name);
+    return -1;
 }
 
 /* run_steps goes on after a failed step, whose first is named in the job's error. */
@@ -157,10 +165,7 @@ static int run_steps(struct sanity *sanity)
         if (wrong && !failed)
             failed = steps[i].name;
     }
-    if (!failed)
-        return 0;
-    job_fail(sanity->job, "the step %s found wrong numbers: the device cannot be trusted", failed);
-    return -1;
+    return failed ? fail_step(sanity->job, failed) : 0;
 }
 
 static const struct workload_param sanity_params[] = {
@@ -177,6 +182,13 @@ static int sanity_check(struct job *job)
     return array_check_memory(job, job_uint(job, "mib") << 21, ADVICE);
 }
 
+static enum job_status print_end(struct job *job, size_t processors)
+{
+    job_printf(job, "result=ok mib=%" PRIu64 " processors=%zu", job_uint(job, "mib"), processors);
+    job_print_times(job);
+    return JOB_DONE;
+}
+
 static enum job_status sanity_run(struct job *job)
 {
     uint64_t bytes = job_uint(job, "mib") << 20;
@@ -188,11 +200,164 @@ static enum job_status sanity_run(struct job *job)
     int result = sanity.from && sanity.to ? run_steps(&sanity) : -1;
     free(sanity.from);
     free(sanity.to);
-    if (result < 0)
-        return job_end(job);
-    job_printf(job, "result=ok mib=%" PRIu64 " processors=%zu", bytes >> 20, parallel_threads());
-    job_print_times(job);
-    return JOB_DONE;
+    return result < 0 ? job_end(job) : print_end(job, parallel_threads());
+}
+
+/* --- cuda --------------------------------------------------------------------------------------
+ */
+
+struct device_sanity {
+    struct job *job;
+    uint64_t words, key;
+    CUdeviceptr from, to, wrong; /* wrong: a count of words */
+    uint64_t wrong_on_host;
+    double done;
+};
+
+static int run_kernel(struct device_sanity *sanity, enum kernel_name kernel, uint64_t elements,
+                      void **arguments)
+{
+    return device_run_array(sanity->job, kernel, elements, arguments);
+}
+
+static int clear_words(struct device_sanity *sanity, CUdeviceptr to, uint64_t bytes)
+{
+    void *arguments[] = {&to, &bytes};
+    return run_kernel(sanity, KERNEL_clear, bytes / 16, arguments);
+}
+
+static int device_allocate_step(struct device_sanity *sanity)
+{
+    uint64_t bytes = sanity->words * sizeof(uint64_t), start = job_clock_ns();
+    if (device_allocate(sanity->job, bytes, &sanity->from) < 0 ||
+        device_allocate(sanity->job, bytes, &sanity->to) < 0 ||
+        device_allocate(sanity->job, sizeof(uint64_t), &sanity->wrong) < 0)
+        return -1;
+    sanity->job->copy_ns += job_clock_ns() - start;
+    return clear_words(sanity, sanity->from, bytes) < 0 ? -1
+                                                        : clear_words(sanity, sanity->to, bytes);
+}
+
+static int device_write_step(struct device_sanity *sanity)
+{
+    void *arguments[] = {&sanity->from, &sanity->key, &sanity->words};
+    return run_kernel(sanity, KERNEL_sanity_write, sanity->words, arguments);
+}
+
+static int device_copy_step(struct device_sanity *sanity)
+{
+    void *arguments[] = {&sanity->from, &sanity->to, &sanity->words};
+    return run_kernel(sanity, KERNEL_sanity_copy, sanity->words / 2, arguments);
+}
+
+static int device_check_step(struct device_sanity *sanity)
+{
+    void *arguments[] = {&sanity->to, &sanity->key, &sanity->words, &sanity->wrong};
+    return run_kernel(sanity, KERNEL_sanity_check, sanity->words, arguments);
+}
+
+static int device_compute_step(struct device_sanity *sanity)
+{
+    void *arguments[] = {&sanity->to, &sanity->words, &sanity->wrong};
+    return run_kernel(sanity, KERNEL_sanity_compute, sanity->words, arguments);
+}
+
+/* through_host copies a lane's staging after the other, to the host or from it, one at a time: so
+ * that words are made and compared while nothing is measured. */
+static int through_host(struct device_sanity *sanity, bool out)
+{
+    struct job *job = sanity->job;
+    struct device_lane *lane = &device.lanes[0];
+    uint64_t *words = (void *)lane->staging;
+    const uint64_t most = DEVICE_STAGING_BYTES / sizeof(uint64_t);
+    for (uint64_t first = 0; first < sanity->words; first += most) {
+        uint64_t left = sanity->words - first, here = left < most ? left : most;
+        size_t bytes = (size_t)here * sizeof(uint64_t);
+        CUdeviceptr at = (out ? sanity->from : sanity->to) + first * sizeof(uint64_t);
+        if (job_step(job, sanity->done) < 0)
+            return -1;
+        for (uint64_t i = 0; i < here && !out; i++)
+            words[i] = generate_bits(sanity->key, first + i);
+        if (device_mark(job, lane, MARK_BEGIN) < 0 ||
+            (out ? device_copy_out(job, lane, words, at, bytes)
+                 : device_copy_in(job, lane, at, words, bytes)) < 0 ||
+            device_mark(job, lane, out ? MARK_STORED : MARK_LOADED) < 0 ||
+            device_wait(job, lane) < 0)
+            return -1;
+        for (uint64_t i = 0; i < here && out; i++)
+            sanity->wrong_on_host += words[i] != generate_bits(sanity->key, first + i);
+    }
+    return 0;
+}
+
+static int device_out_step(struct device_sanity *sanity)
+{
+    return through_host(sanity, true);
+}
+
+static int device_in_step(struct device_sanity *sanity)
+{
+    sanity->key = generate_key(1, 1); /* other words, or what is there already would do */
+    return through_host(sanity, false);
+}
+
+/* In this order; the words that came from the host are checked by the device again. */
+static const struct device_step {
+    const char *name;
+    int (*run)(struct device_sanity *sanity);
+    uint64_t bytes, operations;
+} device_steps[] = {
+    {"allocate", device_allocate_step, 2 * sizeof(uint64_t), 0},
+    {"write", device_write_step, sizeof(uint64_t), 0},
+    {"copy", device_copy_step, 2 * sizeof(uint64_t), 0},
+    {"check", device_check_step, sizeof(uint64_t), 0},
+    {"compute", device_compute_step, 0, UINT64_C(3) * ROUNDS},
+    {"copy_out", device_out_step, sizeof(uint64_t), 0},
+    {"copy_in", device_in_step, sizeof(uint64_t), 0},
+    {"check_in", device_check_step, sizeof(uint64_t), 0},
+};
+#define DEVICE_STEPS (sizeof(device_steps) / sizeof(device_steps[0]))
+
+/* run_device_step: -1 and the job has failed or should stop; else *wrong words were found. */
+static int run_device_step(struct device_sanity *sanity, const struct device_step *step,
+                           uint64_t *wrong)
+{
+    struct job *job = sanity->job;
+    if (sanity->wrong && clear_words(sanity, sanity->wrong, sizeof(*wrong)) < 0)
+        return -1;
+    uint64_t before = job->compute_ns + job->copy_ns;
+    sanity->wrong_on_host = 0;
+    if (job_step(job, sanity->done) < 0 || step->run(sanity) < 0)
+        return -1;
+    uint64_t ns = job->compute_ns + job->copy_ns - before;
+    /* The counter does not exist before the first step has run. */
+    *wrong = 0;
+    if (step != device_steps && device_fetch(job, wrong, sanity->wrong, sizeof(*wrong)) < 0)
+        return -1;
+    *wrong += sanity->wrong_on_host;
+    sanity->done += 1 / (double)DEVICE_STEPS;
+    print_step(job, step->name, step->bytes, step->operations, sanity->words, ns, *wrong);
+    return 0;
+}
+
+static enum job_status sanity_cuda(struct job *job)
+{
+    struct device_sanity sanity = {.job = job,
+                                   .words = (job_uint(job, "mib") << 20) / sizeof(uint64_t),
+                                   .key = generate_key(1, 0)};
+    const char *failed = NULL;
+    for (size_t i = 0; i < DEVICE_STEPS; i++) {
+        uint64_t wrong;
+        if (run_device_step(&sanity, &device_steps[i], &wrong) < 0)
+            return job_end(job);
+        if (wrong && !failed)
+            failed = device_steps[i].name;
+    }
+    if (failed) {
+        fail_step(job, failed);
+        return JOB_FAILED;
+    }
+    return print_end(job, device.multiprocessors);
 }
 
 const struct workload workload_sanity = {
@@ -202,4 +367,5 @@ const struct workload workload_sanity = {
              .param_count = sizeof(sanity_params) / sizeof(sanity_params[0])},
     .check = sanity_check,
     .cpu = sanity_run,
+    .cuda = sanity_cuda,
 };

@@ -5,6 +5,7 @@
  * which are the same whatever the number of processors.
  */
 #include "executor/array.h"
+#include "executor/cuda/transfer.h"
 #include "executor/generate.h"
 #include "executor/parallel.h"
 #include "executor/workloads.h"
@@ -210,6 +211,12 @@ static uint64_t sort_checksum(const struct sort *sort)
     return checksum;
 }
 
+static void fail_verification(struct job *job)
+{
+    job_fail(job, "verification failed: the numbers are out of order, or not those that were "
+                  "given: the device cannot be trusted");
+}
+
 /* sort_keys leaves the sorted numbers in sort->from. */
 static int sort_keys(struct sort *sort, uint64_t *checksum)
 {
@@ -229,8 +236,7 @@ static int sort_keys(struct sort *sort, uint64_t *checksum)
         right = right && sort->sorted[i];
     if (right)
         return 0;
-    job_fail(sort->job, "verification failed: the numbers are out of order, or not those that "
-                        "were given: the device cannot be trusted");
+    fail_verification(sort->job);
     return -1;
 }
 
@@ -306,6 +312,17 @@ static int sort_all(struct sort *sort, uint64_t *checksum)
     return array_store(job, "out", &span);
 }
 
+static enum job_status sort_print(const struct sort *sort, uint64_t checksum, double least,
+                                  double largest)
+{
+    char first[REAL_TEXT_SIZE], last[REAL_TEXT_SIZE];
+    job_printf(sort->job, "n=%" PRIu64 " dtype=%s first=%s last=%s checksum=%016" PRIx64,
+               sort->count, sort->type->name, real_text(first, least), real_text(last, largest),
+               checksum);
+    job_print_times(sort->job);
+    return JOB_DONE;
+}
+
 static enum job_status sort_run(struct job *job)
 {
     struct sort sort;
@@ -319,13 +336,159 @@ static enum job_status sort_run(struct job *job)
         largest = array_get(sort.type, sort.from, sort.count - 1);
     }
     sort_finish(&sort);
-    if (result < 0)
+    return result < 0 ? job_end(job) : sort_print(&sort, checksum, least, largest);
+}
+
+/* --- cuda --------------------------------------------------------------------------------------
+ */
+
+/* Blocks of a pass for each multiprocessor: as many as fit. */
+#define DEVICE_BLOCKS 8
+
+enum { BEFORE, AFTER };
+
+struct device_sort {
+    struct sort *sort;
+    bool f64;
+    CUdeviceptr keys, other, places, found; /* found: BEFORE and AFTER */
+    uint64_t tiles, blocks;                 /* tiles of each block */
+};
+
+static int device_sort_allocate(struct device_sort *device_sort)
+{
+    struct job *job = device_sort->sort->job;
+    uint64_t bytes = device_sort->sort->count * device_sort->sort->type->bytes;
+    uint64_t tiles = (device_sort->sort->count + SORT_TILE - 1) / SORT_TILE;
+    uint64_t most = (uint64_t)device.multiprocessors * DEVICE_BLOCKS;
+    device_sort->tiles = (tiles + most - 1) / most;
+    device_sort->blocks = (tiles + device_sort->tiles - 1) / device_sort->tiles;
+    if (device_allocate(job, bytes, &device_sort->keys) < 0 ||
+        device_allocate(job, bytes, &device_sort->other) < 0 ||
+        device_allocate(job, device_sort->blocks * SORT_DIGITS * sizeof(uint64_t),
+                        &device_sort->places) < 0)
+        return -1;
+    return device_allocate(job, 2 * sizeof(struct sort_found), &device_sort->found);
+}
+
+/* device_sort_load: the file or made-up numbers, as the cpu's. */
+static int device_sort_load(const struct device_sort *device_sort)
+{
+    const struct sort *sort = device_sort->sort;
+    struct job *job = sort->job;
+    CUdeviceptr to = device_sort->keys;
+    uint64_t bytes = sort->count * sort->type->bytes, first = 0, count = sort->count;
+    struct device_span span = {to, bytes, 0, 0, 0.3};
+    if (job_given(job, "a"))
+        return device_read_file(job, "a", &span);
+    uint64_t key = generate_key(job_uint(job, "seed"), 0);
+    unsigned digits = sort->type->mantissa;
+    void *fill[] = {&to, &key, &first, &count, &digits};
+    return device_run_array(job, device_sort->f64 ? KERNEL_fill_f64 : KERNEL_fill_f32, bytes / 16,
+                            fill);
+}
+
+static int device_sort_pass(struct device_sort *device_sort, unsigned shift)
+{
+    struct job *job = device_sort->sort->job;
+    bool f64 = device_sort->f64;
+    unsigned blocks = (unsigned)device_sort->blocks;
+    void *count[] = {&device_sort->keys, &device_sort->sort->count, &device_sort->tiles, &shift,
+                     &device_sort->places};
+    void *offsets[] = {&device_sort->places, &device_sort->blocks};
+    void *move[] = {&device_sort->keys,
+                    &device_sort->other,
+                    &device_sort->sort->count,
+                    &device_sort->tiles,
+                    &shift,
+                    &device_sort->places};
+    struct device_lane *lane = &device.lanes[0];
+    if (device_mark(job, lane, MARK_BEGIN) < 0 ||
+        device_launch(job, lane, f64 ? KERNEL_sort_count_f64 : KERNEL_sort_count_f32, blocks, 1,
+                      SORT_DIGITS, count) < 0 ||
+        device_launch(job, lane, KERNEL_sort_offsets, 1, 1, SORT_DIGITS, offsets) < 0 ||
+        device_launch(job, lane, f64 ? KERNEL_sort_move_f64 : KERNEL_sort_move_f32, blocks, 1,
+                      SORT_DIGITS, move) < 0 ||
+        device_mark(job, lane, MARK_COMPUTED) < 0 || device_wait(job, lane) < 0)
+        return -1;
+    CUdeviceptr from = device_sort->keys;
+    device_sort->keys = device_sort->other;
+    device_sort->other = from;
+    return 0;
+}
+
+/* device_sort_keys leaves the sorted numbers in device_sort->other. */
+static int device_sort_keys(struct device_sort *device_sort, struct sort_found found[2])
+{
+    struct job *job = device_sort->sort->job;
+    uint64_t count = device_sort->sort->count, bytes = 2 * sizeof(found[0]);
+    unsigned bits = (unsigned)device_sort->sort->type->bytes * 8;
+    bool f64 = device_sort->f64;
+    CUdeviceptr before = device_sort->found, after = before + sizeof(found[0]);
+    void *clear[] = {&device_sort->found, &bytes};
+    void *encode[] = {&device_sort->keys, &count, &before};
+    if (device_run_array(job, KERNEL_clear, bytes / 16, clear) < 0 ||
+        device_run_array(job, f64 ? KERNEL_sort_encode_f64 : KERNEL_sort_encode_f32, count,
+                         encode) < 0)
+        return -1;
+    for (unsigned shift = 0; shift < bits; shift += 8)
+        if (job_step(job, 0.3 + 0.4 * shift / bits) < 0 || device_sort_pass(device_sort, shift) < 0)
+            return -1;
+    void *decode[] = {&device_sort->keys, &device_sort->other, &count, &after};
+    if (device_run_array(job, f64 ? KERNEL_sort_decode_f64 : KERNEL_sort_decode_f32, count,
+                         decode) < 0)
+        return -1;
+    return device_fetch(job, found, device_sort->found, 2 * sizeof(found[0]));
+}
+
+/* device_sort_ends fetches the first and the last number. */
+static int device_sort_ends(const struct device_sort *device_sort, double *least, double *largest)
+{
+    const struct sort *sort = device_sort->sort;
+    char first[sizeof(double)] __attribute__((aligned(sizeof(double))));
+    char last[sizeof(double)] __attribute__((aligned(sizeof(double))));
+    CUdeviceptr end = device_sort->other + (sort->count - 1) * sort->type->bytes;
+    if (device_fetch(sort->job, first, device_sort->other, sort->type->bytes) < 0 ||
+        device_fetch(sort->job, last, end, sort->type->bytes) < 0)
+        return -1;
+    *least = array_get(sort->type, first, 0);
+    *largest = array_get(sort->type, last, 0);
+    return 0;
+}
+
+static int device_sort_all(struct device_sort *device_sort, uint64_t *checksum, double *least,
+                           double *largest)
+{
+    struct job *job = device_sort->sort->job;
+    struct sort_found found[2];
+    uint64_t bytes = device_sort->sort->count * device_sort->sort->type->bytes;
+    if (job_given(job, "out") && job_reserve(job, "out", bytes) < 0)
+        return -1;
+    if (bytes == 0)
+        return 0;
+    if (device_sort_allocate(device_sort) < 0 || device_sort_load(device_sort) < 0 ||
+        device_sort_keys(device_sort, found) < 0 ||
+        device_sort_ends(device_sort, least, largest) < 0)
+        return -1;
+    *checksum = found[BEFORE].checksum;
+    if (found[AFTER].checksum != found[BEFORE].checksum || found[AFTER].unsorted) {
+        fail_verification(job);
+        return -1;
+    }
+    struct device_span span = {device_sort->other, bytes, 0, 0.7, 1};
+    return job_given(job, "out") ? device_write_file(job, "out", &span) : 0;
+}
+
+static enum job_status sort_cuda(struct job *job)
+{
+    struct sort sort;
+    uint64_t checksum = 0;
+    double least = NAN, largest = NAN;
+    if (sort_describe(&sort, job) < 0)
+        return JOB_FAILED;
+    struct device_sort device_sort = {.sort = &sort, .f64 = sort.type->bytes == sizeof(double)};
+    if (device_sort_all(&device_sort, &checksum, &least, &largest) < 0)
         return job_end(job);
-    char first[REAL_TEXT_SIZE], last[REAL_TEXT_SIZE];
-    job_printf(job, "n=%" PRIu64 " dtype=%s first=%s last=%s checksum=%016" PRIx64, sort.count,
-               sort.type->name, real_text(first, least), real_text(last, largest), checksum);
-    job_print_times(job);
-    return JOB_DONE;
+    return sort_print(&sort, checksum, least, largest);
 }
 
 const struct workload workload_sort = {
@@ -335,4 +498,5 @@ const struct workload workload_sort = {
              .param_count = sizeof(sort_params) / sizeof(sort_params[0])},
     .check = sort_check,
     .cpu = sort_run,
+    .cuda = sort_cuda,
 };
