@@ -8,6 +8,7 @@ enum {
     KNOWN = 1, /* it was written */
     FRESH = 2, /* … and not handed out since */
     BREAK = 4, /* a line was handed out that ended here without a newline */
+    REFUSED = 8,
 };
 
 void nfs_buffer_finish(struct nfs_buffer *buffer)
@@ -187,11 +188,28 @@ enum nfs_line nfs_buffer_next(struct nfs_buffer *buffer, bool all, struct line *
     storage[size] = '\0';
     *line = (struct line){.bytes = storage, .size = size, .newline = newline};
     settle(buffer, start, stop);
+    buffer->last_start = start;
+    buffer->last_stop = stop;
     /* What follows a line that was taken as finished is another one; what follows a part of a long
      * one belongs to it. */
     if (!closed && !is_long)
         buffer->flags[stop - 1] |= BREAK;
     return is_long ? NFS_LINE_LONG : NFS_LINE_WHOLE;
+}
+
+void nfs_buffer_refuse(struct nfs_buffer *buffer)
+{
+    for (size_t at = buffer->last_start; at < buffer->last_stop; at++)
+        buffer->flags[at] |= REFUSED;
+}
+
+void nfs_buffer_repeat(struct nfs_buffer *buffer, uint64_t offset, size_t size)
+{
+    const char *none = NULL;
+    below_base(buffer, &offset, &none, &size);
+    for (uint64_t at = offset - buffer->base; size > 0 && at < buffer->size; at++, size--)
+        if (buffer->flags[at] & REFUSED)
+            mark_fresh(buffer, (size_t)at);
 }
 
 void nfs_buffer_trim(struct nfs_buffer *buffer)

@@ -30,10 +30,11 @@ struct nfs_buffer {
     char *bytes;
     unsigned char *flags; /* one for each byte */
     size_t size, capacity;
-    size_t cursor;    /* nothing before it is new */
-    size_t fresh;     /* bytes that are new */
-    bool gap;         /* the last nfs_buffer_next stopped at bytes that are missing */
-    bool inside_long; /* bytes[0] belongs to a line that is too long */
+    size_t cursor;                /* nothing before it is new */
+    size_t fresh;                 /* bytes that are new */
+    size_t last_start, last_stop; /* of the line that was handed out last */
+    bool gap;                     /* the last nfs_buffer_next stopped at bytes that are missing */
+    bool inside_long;             /* bytes[0] belongs to a line that is too long */
 };
 
 void nfs_buffer_finish(struct nfs_buffer *buffer);
@@ -58,6 +59,10 @@ enum nfs_line { NFS_LINE_NONE, NFS_LINE_WHOLE, NFS_LINE_LONG };
  */
 enum nfs_line nfs_buffer_next(struct nfs_buffer *buffer, bool all, struct line *line,
                               char storage[LINES_MAX_LINE + 1]);
+/* nfs_buffer_refuse: the line that was handed out last was refused. nfs_buffer_repeat makes the
+ * refused ones in that part of the file new again. */
+void nfs_buffer_refuse(struct nfs_buffer *buffer);
+void nfs_buffer_repeat(struct nfs_buffer *buffer, uint64_t offset, size_t size);
 /* nfs_buffer_trim gives up memory that is not needed any more. */
 void nfs_buffer_trim(struct nfs_buffer *buffer);
 

@@ -24,7 +24,13 @@ struct nfs_file {
     struct nfs_buffer buffer;
     bool active; /* the buffer is what the file holds; else the node's own content is */
     unsigned writers;
-    bool reopened;   /* no write since the first of them came */
+    bool reopened; /* no write since the first of them came */
+    /*
+     * Where the last WRITE began of which a line was refused; 0: nowhere. The kernel may hand over
+     * one WRITE of the client in parts, and if a later one of them fails it tells the client only
+     * how far it came; the client sends the rest again, and must hear of the error then.
+     */
+    uint64_t refused_at;
     uint64_t due_us; /* UINT64_MAX: never */
 };
 
@@ -122,6 +128,7 @@ static void file_rest(struct nfs_lines *lines, struct nfs_file *file, const stru
     if (node->type->render) {
         file_clear(lines, file);
         file->active = false;
+        file->refused_at = 0;
         if (!file->writers)
             file_free(lines, file);
         return;
@@ -158,6 +165,8 @@ static int lines_take(struct nfs_file *file, const struct node *node, bool all)
     for (enum nfs_line found;
          (found = nfs_buffer_next(&file->buffer, all, &line, storage)) != NFS_LINE_NONE;) {
         int error = line_take(node, found, &line);
+        if (error)
+            nfs_buffer_refuse(&file->buffer);
         if (!first)
             first = error;
     }
@@ -186,7 +195,12 @@ static int file_write(struct nfs_lines *lines, struct nfs_file *file, const stru
     if (error)
         return error;
     *why = NULL;
-    return lines_take(file, node, false);
+    if (offset && offset == file->refused_at)
+        nfs_buffer_repeat(&file->buffer, offset, size);
+    error = lines_take(file, node, false);
+    if (error)
+        file->refused_at = offset;
+    return error;
 }
 
 int nfs_lines_write(const struct node *node, uint64_t offset, const char *bytes, size_t size)
@@ -198,9 +212,9 @@ int nfs_lines_write(const struct node *node, uint64_t offset, const char *bytes,
     pthread_mutex_lock(&lines->lock);
     struct nfs_file *file = file_get(lines, node);
     int error = file ? file_write(lines, file, node, offset, bytes, size, &why) : ENOSPC;
-    if (file && file->buffer.fresh)
+    if (file && (file->buffer.fresh || (error && offset)))
         file_due(lines, file, node->server);
-    if (file)
+    else if (file)
         file_rest(lines, file, node);
     changed(node);
     pthread_mutex_unlock(&lines->lock);
@@ -242,6 +256,7 @@ int nfs_lines_truncate(const struct node *node, uint64_t size)
         file_clear(lines, file);
         file->active = true;
         file->reopened = false;
+        file->refused_at = 0;
         file_due(lines, file, node->server);
         changed(node);
     }

@@ -346,6 +346,23 @@ def test_each_line_stands_alone(server, vm):
     assert submitted(vm) == ["NOP timeout=1\n", "NOP timeout=2\n", "NOP\n"]
 
 
+@pytest.mark.parametrize("what", ["submit", "jobs/x/command"])
+def test_an_error_that_the_kernel_swallowed(server, vm, what):
+    """A client's WRITE reaches the daemon in two parts; the second one fails, and the client is told
+    that the first one was written. It sends the second one again: that is its answer."""
+    os.mkdir(vm.job("x"))
+    with Client(server, vm.dir / what) as client:
+        for text, name in ("NOP tag=" + "y" * 4200 + "\n", "EFBIG"), ("#" + "y" * 3995 + "\nBOGUS\n",
+                                                                    "EINVAL"):
+            client.truncate()
+            client.write(text[:3916])
+            for _ in range(3):
+                assert errno_of(client.write, text[3916:], 3916) == name
+        client.truncate()
+        client.write("NOP\n")
+    assert vm.newest()["state"] != "rejected"
+
+
 def test_a_rejected_line_is_the_newest_entry(server, vm):
     vm.run("NOP")
     assert errno_of(server.echo, vm.dir / "submit", "BOGUS\n") == "EINVAL"
