@@ -115,6 +115,8 @@ static int group_write(struct state *state, const struct change *group, bool ful
         error = group_apply(state, group, full);
     } while (error == EAGAIN);
     pthread_mutex_unlock(&state->database_lock);
+    if (!error)
+        reserve_refill(&state->reserve);
     return error;
 }
 

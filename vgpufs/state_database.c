@@ -186,9 +186,11 @@ static int database_try(struct state *state, const char *path, struct text *erro
     if (result == SQLITE_OK)
         result = sqlite3_busy_timeout(state->database, BUSY_MS);
     if (result == SQLITE_OK)
-        result =
-            sqlite3_exec(state->database, "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;",
-                         NULL, NULL, NULL);
+        result = sqlite3_exec(state->database,
+                              "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;"
+                              /* 1 MiB, which the reserve covers. */
+                              "PRAGMA wal_autocheckpoint = 256;",
+                              NULL, NULL, NULL);
     if (result == SQLITE_OK)
         result = database_check(state->database);
     if (is_damage(result))

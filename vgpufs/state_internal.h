@@ -65,6 +65,7 @@ struct reserve {
     pthread_mutex_t lock; /* guards all below */
     int file;             /* -1: it cannot be made */
     bool unsupported;     /* no fallocate(2) here: room is looked for, not kept */
+    bool released;        /* it is shorter than it should be */
     uint64_t size, wanted;
 };
 
@@ -131,6 +132,8 @@ void reserve_open(struct reserve *reserve, int directory);
 void reserve_close(struct reserve *reserve);
 /* reserve_release gives some of what is kept to whoever writes next. False if nothing is left. */
 bool reserve_release(struct reserve *reserve);
+/* reserve_refill takes back what of that was not needed. */
+void reserve_refill(struct reserve *reserve);
 
 /* A job's key in the tables: the VM's number and its own. */
 static inline uint64_t job_id(unsigned vm, uint64_t number)

@@ -18,6 +18,9 @@
 #define BASE_BYTES UINT64_C(1048576)
 /* It grows and shrinks by so much, so that it hardly ever does. */
 #define STEP_BYTES UINT64_C(4194304)
+/* What is let go of at once when the database needs room, and the least that is taken back. */
+#define RELEASE_BYTES  UINT64_C(262144)
+#define SMALLEST_BYTES UINT64_C(4096)
 
 /* reserve_resize makes the file `size` bytes long, all of them on the disk. 0 or an errno. */
 static int reserve_resize(struct reserve *reserve, uint64_t size)
@@ -88,11 +91,30 @@ void state_unreserve(struct state *state, uint64_t bytes)
 bool reserve_release(struct reserve *reserve)
 {
     pthread_mutex_lock(&reserve->lock);
-    uint64_t size = reserve->size > BASE_BYTES ? reserve->size - BASE_BYTES : 0;
+    uint64_t size = reserve->size > RELEASE_BYTES ? reserve->size - RELEASE_BYTES : 0;
     bool released = reserve->file >= 0 && !reserve->unsupported && reserve->size > 0 &&
                     reserve_resize(reserve, size) == 0;
+    reserve->released |= released;
     pthread_mutex_unlock(&reserve->lock);
     return released;
+}
+
+void reserve_refill(struct reserve *reserve)
+{
+    pthread_mutex_lock(&reserve->lock);
+    uint64_t needed = BASE_BYTES + reserve->wanted;
+    for (uint64_t step = needed; reserve->released && step >= SMALLEST_BYTES; step /= 2)
+        while (reserve->size < needed) {
+            uint64_t size = needed - reserve->size < step ? needed : reserve->size + step;
+            if (reserve_resize(reserve, size) == 0)
+                continue;
+            /* Whatever part of the attempt was kept is given back. */
+            if (ftruncate(reserve->file, (off_t)reserve->size) < 0)
+                reserve->size = 0;
+            break;
+        }
+    reserve->released = reserve->released && reserve->size < needed;
+    pthread_mutex_unlock(&reserve->lock);
 }
 
 void reserve_open(struct reserve *reserve, int directory)

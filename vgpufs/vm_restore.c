@@ -5,6 +5,7 @@
 
 #include "clock.h"
 #include "common/log.h"
+#include "kill_point.h"
 #include "pool.h"
 #include "server.h"
 
@@ -120,6 +121,7 @@ static void go_on(struct vm *vm, struct job *job, const struct state_job *saved)
 
 void vm_restore(struct vm *vm, const struct state_job *saved)
 {
+    KILL_POINT("restoring");
     bool ended = saved->state >= JOB_DONE, fresh = saved->state == JOB_NEW;
     bool sound = saved->state <= JOB_TIMEOUT && (fresh || (saved->pool && saved->line)) &&
                  strlen(saved->tag) <= COMMAND_MAX_TAG;
