@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define ROUNDS      400
+#define ROUNDS      200
 #define QUEUE_LIMIT ((size_t)999000) /* room for the job that is measured */
 
 /* spread_of prints one line of data: x, p50 and p99 of the six calls of a job in vm1. */

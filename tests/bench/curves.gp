@@ -2,10 +2,10 @@
 set terminal pngcairo size 1200,420 font "DejaVu Sans,11" background rgb "white"
 set output picture
 set multiplot layout 1,3 margins 0.07,0.985,0.15,0.86 spacing 0.045,0.1 \
-    title "NOP, submit to result, one client: the latency of one job" font ",13"
+    title "NOP, submit to result: the latency of one job" font ",13"
 set logscale xy
 set format x "10^{%T}"
-set yrange [50:100000]
+set yrange [10:1000000]
 set grid ytics lc rgb "#dddddd"
 set border 3
 set tics nomirror out

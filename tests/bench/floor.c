@@ -42,7 +42,7 @@ static enum kind kind_of(fuse_ino_t ino)
 
 static double timeout_of(enum kind kind)
 {
-    return kind == ROOT || kind == VM ? LONG_TIMEOUT : 0;
+    return kind == ROOT ? LONG_TIMEOUT : 0;
 }
 
 static void stat_of(fuse_ino_t ino, struct stat *stat)
