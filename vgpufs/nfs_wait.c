@@ -56,7 +56,9 @@ static bool request_answer(struct parked *parked, struct blob *result, int error
         request_run(request);
         return false;
     }
-    fuse_reply_err(parked->request, error);
+    /* A server that is restarted interrupts its threads. NFS cannot carry EINTR, so the guest is to
+     * ask again. */
+    fuse_reply_err(parked->request, error == EINTR ? EAGAIN : error);
     free(request);
     return false;
 }
