@@ -13,6 +13,8 @@ LAYOUT = rigs.Layout(*os.environ["VGPUFS_VM_LAYOUT"].split())
 SECONDS = float(os.environ["VGPUFS_VM_SECONDS"])
 LOGS = rigs.BUILD / "meson-logs" / os.environ["VGPUFS_VM_NAME"]
 
+FAILURES = LOGS.with_suffix(LOGS.suffix + ".failures")
+
 failed = []
 
 
@@ -46,10 +48,10 @@ def started():
                 machines.close()
 
 
-@pytest.fixture
-def rig(started, request):
-    """The machines; fails when a test leaves a process that nothing can end, a complaint of a
-    kernel, or no daemon."""
+@pytest.fixture(scope="module")
+def rig(started):
+    """The machines; fails when a file's tests leave a process that nothing can end, a complaint of
+    a kernel, or no daemon."""
     yield started
     trouble = started.trouble()
     assert not trouble, "\n".join(trouble)
@@ -70,6 +72,8 @@ def pytest_runtest_makereport(item):
     report = (yield).get_result()
     if report.failed:
         failed.append(item.nodeid)
+        with open(FAILURES, "a", encoding="utf-8") as file:  # while the others still run
+            file.write(f"== {item.nodeid}, {report.when}\n{report.longreprtext}\n\n")
         machines = item.funcargs.get("started")
         if machines and machines.host.process:
             report.sections.append(("the daemon's log", machines.log()))
@@ -86,4 +90,5 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_configure(config):
+    FAILURES.unlink(missing_ok=True)
     config.addinivalue_line("markers", "layout(KEY=VALUES): the layouts in which the test is run")

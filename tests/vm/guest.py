@@ -111,12 +111,12 @@ def wait_together(count):
     return answers
 
 
-def held(count, length, seed):
+def held(count, length, seed, milliseconds=300):
     """Reads `count` results through one descriptor that stays open: how often one was wrong."""
     fd, wrong = os.open(f"{VM}/result", os.O_RDONLY), []
     for number in range(int(count)):
         which = int(seed) + number
-        write(f"{VM}/submit", line_of(length, 300, which) + "\n")
+        write(f"{VM}/submit", line_of(length, milliseconds, which) + "\n")
         os.lseek(fd, 0, os.SEEK_SET)
         fault = mistake(read_fd(fd), int(length), which)
         if fault:
@@ -138,6 +138,26 @@ def held_many(count, length, seed):
             if fault:
                 wrong.append(f"{name} descriptor, job {number}: {fault}")
     return {"wrong": wrong[:5], "count": len(wrong)}
+
+
+def latency(count):
+    """The middle time, in microseconds, of submitting a NOP and reading its result; and of the same
+    system calls on two files of data/."""
+    def times(to, source):
+        spent = []
+        for _ in range(int(count)):
+            started = time.perf_counter()
+            write(to, "A:1:%d:NOP\n" % NUMBER)
+            read(source)
+            spent.append((time.perf_counter() - started) * 1e6)
+        return sorted(spent)[len(spent) // 2]
+
+    for name in ("in", "out"):
+        with open(f"{VM}/data/{name}", "w", encoding="ascii") as file:
+            file.write("x" * 150)
+    times(f"{VM}/submit", f"{VM}/result")
+    return {"job": times(f"{VM}/submit", f"{VM}/result"),
+            "files": times(f"{VM}/data/in", f"{VM}/data/out")}
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@ mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t tmpfs tmp /run
 mount -t tmpfs tmp /tmp
-mkdir -p /dev/shm /dev/pts /run/lock /run/rpcbind /var/lib/nfs/rpc_pipefs /mnt/vgpu
+mkdir -p /dev/shm /dev/pts /run/lock /run/rpcbind /run/rpc_pipefs /mnt/vgpu
 mount -t tmpfs shm /dev/shm
-mount -t rpc_pipefs rpc /var/lib/nfs/rpc_pipefs 2>/dev/null
+mount -t rpc_pipefs rpc /run/rpc_pipefs # nfsdcld remembers the clients through it
 ln -sf /proc/self/fd /dev/fd
 chmod 1777 /tmp
 read -ra words </proc/cmdline

@@ -15,10 +15,13 @@ MAGIC, HEADER = 0x55504756, struct.Struct("<IHHQII")
 HELLO, JOB, _, OUTPUT, _, _, _, DONE, _ = range(1, 10)
 
 
+PLACES = [b":%011d\n" % line for line in range(262144 // 24 + 1)]
+
+
 def expected(length, seed):
     """`length` bytes of text in which every line tells its seed and its place."""
-    lines = (length + 23) // 24
-    return b"".join(b"%011d:%011d\n" % (seed, line) for line in range(lines))[:length]
+    begin = b"%011d" % seed
+    return (begin + begin.join(PLACES[:(length + 23) // 24]))[:length]
 
 
 def receive_exactly(connection, size):
@@ -52,14 +55,12 @@ def serve(connection):
                             "device": "chosen lengths", "host": "localhost", "pid": os.getpid(),
                             "descriptors": "no", "workloads": "NOP,SLEEP,NBODY"})
         elif kind == JOB:
-            command, *words = fields["command"].split()
-            keys = dict(word.split("=", 1) for word in words)
             body = b""
-            if command == "NBODY":
-                time.sleep(int(keys.get("steps", 10)) / 1000)
-                body = expected(int(keys.get("n", 1024)), int(keys.get("seed", 1)))
-            elif command == "SLEEP":
-                time.sleep(int(keys.get("ms", 1000)) / 1000)
+            if fields["command"] == "NBODY":
+                time.sleep(int(fields.get("arg.steps", 10)) / 1000)
+                body = expected(int(fields.get("arg.n", 1024)), int(fields.get("arg.seed", 1)))
+            elif fields["command"] == "SLEEP":
+                time.sleep(int(fields.get("arg.ms", 1000)) / 1000)
             for start in range(0, len(body), 1 << 16):
                 send(OUTPUT, attempt, payload=body[start:start + (1 << 16)])
             send(DONE, attempt, {"status": "done", "device_us": 1})

@@ -2,7 +2,9 @@
 each with a link of its own to the host. Guest N mounts by NFS and is VM N, 3 or 4.
 """
 import collections
+import json
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -24,7 +26,7 @@ CACHE = Path(os.environ.get("VGPUFS_VM_CACHE", SOURCE / "build-vm"))
 
 PROGRAMS = ["vgpufs/vgpufs", "vgpufs/executor/vgpu-executor", "vgpufs/ctl/vgpuctl",
             "guest-tools/vgpu-run", "guest-tools/vgpu-identity"]
-SCRIPTS = ["agent.py", "length_executor.py", "guest.py"]
+SCRIPTS = ["agent.py", "length_executor.py", "guest.py", "raw_nfs.py"]
 HOST_MEMORY, GUEST_MEMORY = 1536, 768
 GUESTS = (3, 4)
 MOUNT = "/mnt/vgpu"
@@ -36,13 +38,21 @@ CONFIG = {
                "stats_log_interval": "0"},
     "pool A": {"backend": "cpu", "executor": "/payload/bin/vgpu-executor"},
     "pool B": {"backend": "cpu", "executor": "/payload/bin/vgpu-executor"},
-    "pool L": {"executor": "/usr/bin/python3 /payload/length_executor.py"},
+    "pool L": {"executor": "/usr/bin/python3 /payload/length_executor.py",
+               "max_run": "3600s"},
+    "pool F": {"executor": "/usr/bin/python3 /payload/length_executor.py", "max_queued": "3"},
     "vm 3": {"address": "10.0.3.2"},
-    "vm 4": {"address": "10.0.4.2", "pools": "A B L", "max_priority": "1"},
+    "vm 4": {"address": "10.0.4.2", "pools": "A B L", "max_priority": "1", "data_quota": "8M"},
 }
 
 # One record of the page that stands for a vGPU stub's registers.
 REGISTERS = struct.Struct("<8xIII")
+
+
+def guest_json(guest, *words, timeout=120, environment=""):
+    """What a function of guest.py gives back there."""
+    command = " ".join(map(str, words))
+    return json.loads(guest.sh(f"{environment} /payload/guest.py {command}", timeout))
 
 
 def make_payload(folder):
@@ -99,7 +109,8 @@ class Guest(Machine):
         return parse_result(raw.encode("latin-1"))
 
     def status(self):
-        return parse_records(self.read("status"))
+        # An NFS server is shown it padded with blanks, so that its size does not change.
+        return parse_records(re.sub(rb" +\n", b"\n", self.read("status")))
 
     def newest(self):
         return self.status()["newest"]
@@ -176,6 +187,7 @@ class Rig:
         image.say(f"booted after {time.monotonic() - started:.0f} s")
         self.start_daemon()
         SERVERS[self.layout.server](self.host)
+        self.host.sh("date +%s > /run/nfs.started")
         for guest in self.guests.values():
             self.mount(guest)
         image.say(f"mounted after {time.monotonic() - started:.0f} s")
@@ -221,6 +233,9 @@ class Rig:
             self.host.sh(f"umount -l {MOUNT}")
         self.start_daemon()
         self.host.sh("exportfs -f")
+
+    def ctl(self, line):
+        self.host.sh(f"echo '{line}' > {MOUNT}/ctl")
 
     def log(self, last=4000):
         return self.host.run(f"tail -c {last} {LOG}").out
@@ -322,5 +337,5 @@ def start_ganesha(host):
 
 SERVERS = {"knfsd": start_knfsd, "ganesha": start_ganesha}
 
-__all__ = ["BUILD", "Layout", "Rig", "ScriptError", "parse_fields", "parse_records",
+__all__ = ["BUILD", "Layout", "Rig", "ScriptError", "guest_json", "parse_fields", "parse_records",
            "parse_result"]

@@ -1,10 +1,5 @@
 """A guest's mount: what it sees of the tree, and jobs that have ended when they are looked at."""
-import json
 import re
-
-
-def guest_json(guest, *words, timeout=120):
-    return json.loads(guest.sh("/payload/guest.py " + " ".join(map(str, words)), timeout))
 
 
 def test_the_tree(guest):
