@@ -24,6 +24,8 @@ struct check {
 /* --- findings --- */
 
 static void finding(struct check *check, const char *level, const char *format, va_list args)
+    __attribute__((format(printf, 3, 0)));
+static void finding(struct check *check, const char *level, const char *format, va_list args)
 {
     struct text line = {0};
     text_vprintf(&line, format, args);
