@@ -10,7 +10,7 @@
  * block. SORT_DIGITS is also how many threads a block has: each looks after a digit.
  */
 #define SORT_DIGITS 256
-#define SORT_ITEMS  16 /* of one thread */
+#define SORT_ITEMS  8 /* of one thread */
 #define SORT_TILE   (SORT_DIGITS * SORT_ITEMS)
 
 struct sort_found {

@@ -192,8 +192,8 @@ static __device__ __forceinline__ void sort_move(const K *from, K *to, u64 count
 
 /*
  * sort_move_*: reads and writes 8 (16) bytes a key: 419 (209) G keys/s; some 50 operations a key
- * for its rank, of 33 T/s, take 660 G keys/s. A tile has 16 keys of a digit on the average, which
- * go to one place: 64 (128) bytes, two (four) sectors. With sort_count a pass is 12 (24) bytes a
+ * for its rank, of 33 T/s, take 660 G keys/s. A tile has 8 keys of a digit on the average, which
+ * go to one place: 32 (64) bytes, a sector (two). With sort_count a pass is 12 (24) bytes a
  * key, a sort 48 (192): 70 (17) G keys/s.
  */
 KERNEL(sort_move_f32, SORT_DIGITS)
