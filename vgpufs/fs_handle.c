@@ -48,15 +48,18 @@ struct handle *handle_of(const struct fuse_file_info *info)
     return (struct handle *)(uintptr_t)info->fh;
 }
 
-/* mode_error refuses what root may do to any file but nobody to this one. */
-static int mode_error(const struct node *node, int flags)
+/*
+ * mode_error refuses what root may do to any file but nobody to this one. nfs-ganesha opens files
+ * for reading too that its client only writes: it gets nothing to read.
+ */
+static int mode_error(const struct node *node, int flags, bool nfs)
 {
     bool reads = (flags & O_ACCMODE) != O_WRONLY, writes = (flags & O_ACCMODE) != O_RDONLY;
     const struct node_type *type = node->type;
     if (type->content == CONTENT_DIRECTORY || type->content == CONTENT_BYTES)
         return 0;
     bool readable = type->content == CONTENT_RESULT || type->render;
-    return (reads && !readable) || (writes && !type->accept) ? EACCES : 0;
+    return (reads && !readable && !nfs) || (writes && !type->accept) ? EACCES : 0;
 }
 
 /* An NFS server's: what is written and read belongs to the node. */
@@ -163,7 +166,7 @@ const struct node *handle_node(const struct handle *handle)
 
 int handle_open(const struct node *node, struct fuse_file_info *info, bool nfs)
 {
-    int error = mode_error(node, info->flags);
+    int error = mode_error(node, info->flags, nfs);
     struct handle *handle = error ? NULL : calloc(1, sizeof(*handle));
     if (!handle)
         return error ? error : ENOSPC;
@@ -258,6 +261,10 @@ static size_t part_of(const struct blob *blob, uint64_t offset, size_t *size)
 
 static void text_read(struct handle *handle, fuse_req_t request, size_t size, uint64_t offset)
 {
+    if (!handle->node.type->render) { /* mode_error: an NFS server's */
+        fuse_reply_buf(request, NULL, 0);
+        return;
+    }
     /* The handle may go with the reply. */
     struct blob *snapshot =
         handle->nfs ? nfs_view_read(&handle->node, offset, size) : blob_ref(handle->text.snapshot);

@@ -94,6 +94,18 @@ def test_a_newer_entry_is_told_of(mount, server, vm):
     mount.ctl(f"release vm{vm.number}")
 
 
+@pytest.mark.parametrize("what", ["submit", "ctl"])
+def test_what_is_only_written_may_be_opened_for_both(server, vm, what):
+    """nfs-ganesha does, with root's rights; there is nothing to read."""
+    fd = server.do("open", vm.dir / what, os.O_RDWR)
+    assert server.do("pread", fd, 4096, 0) == ""
+    server.do("pwrite", fd, "NOP tag=x\n" if what == "submit" else "cancel all\n", 0)
+    assert server.do("pread", fd, 4096, 0) == ""
+    server.do("close", fd)
+    assert what == "ctl" or vm.job_result("x").header["status"] == "done"
+    assert errno_of(os.open, vm.dir / what, os.O_RDWR) == "EACCES"
+
+
 def test_a_removed_job_is_stale(mount, server, vm):
     mount.ctl(f"hold vm{vm.number}")
     vm.submit("NOP tag=x")
