@@ -137,6 +137,7 @@ def test_a_full_state_disk(vgpufs, what):
     with small_disk(vgpufs(start=False)) as daemon:
         vm = daemon.vm(1)
         vm.write_data("0", b"")
+        os.truncate(daemon.state_dir / "reserve", 0)  # what is kept for accepted jobs would do for these
         fill(daemon.state_dir / "fill")
         identity = os.open(vm.dir / "identity", os.O_WRONLY)
         claim = b"pool=A" + b" " * 3900 + b"priority=1 vm_id=1\n"
