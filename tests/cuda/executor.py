@@ -9,6 +9,8 @@ import tempfile
 
 EXECUTOR = os.environ.get("VGPU_EXECUTOR", "VGPU_EXECUTOR-is-not-set")
 STANDIN = os.environ.get("STANDIN_DIRECTORY", "STANDIN_DIRECTORY-is-not-set")
+# The stand-in with NVIDIA's libraries, all of them: one of the machine's own is not to be found.
+LIBRARIES = ":".join([STANDIN, os.path.join(STANDIN, "cublas"), os.path.join(STANDIN, "cufft")])
 FACTOR = float(os.environ.get("VGPUFS_TIME_FACTOR", "1"))
 
 HELLO, JOB, CANCEL, OUTPUT, PROGRESS, RESERVE, RESERVED, DONE, REFUSE, READING = range(1, 11)

@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from executor import CANCEL, EXECUTOR, FACTOR, LEFT_NOTHING, SMALL, STANDIN, Executor, clean
+from executor import (CANCEL, EXECUTOR, FACTOR, LEFT_NOTHING, LIBRARIES, SMALL, STANDIN, Executor,
+                      clean)
 
 
 def file_of(typecode, values):
@@ -238,15 +239,12 @@ def test_the_pool_keeps_memory_and_nothing_is_made_in_a_job():
 
 # --- libraries -----------------------------------------------------------------------------------
 
-CUBLAS = f"{STANDIN}:{os.path.join(STANDIN, 'cublas')}"
-
-
 def info(executor):
     return executor.done("DEVICE_INFO").output
 
 
 def cublas(tmp_path, *options, **standin):
-    return Executor("--backend=cuda", *options, library=CUBLAS, exports=1,
+    return Executor("--backend=cuda", *options, library=LIBRARIES, exports=1,
                     cublas_log=tmp_path / "log", **standin)
 
 
@@ -312,7 +310,7 @@ def test_without_room_for_cublas(cpu, tmp_path):
 
 def test_no_library_for_a_driver_without_tables(tmp_path):
     """It would be loaded for nothing."""
-    with Executor(library=CUBLAS) as cuda:
+    with Executor(library=LIBRARIES) as cuda:
         assert 'blas="own kernels (cuBLAS: this driver is for the driver API alone)"' in info(cuda)
 
 

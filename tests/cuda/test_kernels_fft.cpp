@@ -140,12 +140,25 @@ static void test_bluesteins_parts(uint32_t n, uint32_t size, uint32_t batch, uin
     }
 }
 
+template <typename T> static void test_divide(uint64_t count)
+{
+    array<T> x(count);
+    make_small(x, 7);
+    const std::vector<T> before(x.data, x.data + count);
+    const T scale = (T)0.25;
+    launch(typed<T>("fft_divide").c_str(), 2, 1, ARRAY_THREADS, {&x.data, &count, (void *)&scale});
+    for (size_t i = 0; i < count; i++)
+        CHECK(x.data[i] == before[i] * scale, "%zu of %zu", i, (size_t)count);
+}
+
 template <typename T> static void test_fft()
 {
     const unsigned most = FFT_TILE_BYTES / (2 * sizeof(T));
     for (uint64_t n : {1, 2, 3, 8, 13, 1000, 1024})
         test_roots<T>(n);
     test_roots<T>((1u << 21) - 9);
+    test_divide<T>(1);
+    test_divide<T>(5 * ARRAY_THREADS + 3);
     test_chirp<T>(3, 8);
     test_chirp<T>(5, 16);
     test_chirp<T>(1000, 2048);

@@ -78,6 +78,8 @@ REGISTERS = {
     "fft_multiply_f64": 32,
     "fft_gather_f32": 32,
     "fft_gather_f64": 40,
+    "fft_divide_f32": 32,
+    "fft_divide_f64": 32,
     "convolve_f32": 96,
     "convolve_f64": 104,
     "price_f32": 56,

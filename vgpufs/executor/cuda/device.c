@@ -1,6 +1,7 @@
 #include "device.h"
 
 #include "blas.h"
+#include "fft_library.h"
 
 #include "common/log.h"
 #include "common/number.h"
@@ -512,6 +513,7 @@ int device_open(const struct backend_options *options, char *error, size_t size)
         if (make_lane(&probe, &device.lanes[i]) < 0)
             goto error;
     blas_open();
+    fft_library_open();
     if (try_device(&probe) < 0 || device_end_job(&probe) < 0)
         goto error;
     return 0;
@@ -545,6 +547,7 @@ void device_close(void)
         return;
     if (state.context) {
         blas_close();
+        fft_library_close();
         for (size_t i = 0; i < DEVICE_LANES; i++)
             destroy_lane(&device.lanes[i]);
         if (state.module && driver.cuModuleUnload)

@@ -1,14 +1,16 @@
 #include "fft.h"
 
+#include "fft_library.h"
+
 /* Kernels of each type: f32, f64. */
 static const struct kernels {
     size_t bytes; /* of an element */
-    enum kernel_name roots, chirp, pass, spread, multiply, gather;
+    enum kernel_name roots, chirp, pass, spread, multiply, gather, divide;
 } kernels[] = {
     {2 * sizeof(float), KERNEL_fft_roots_f32, KERNEL_fft_chirp_f32, KERNEL_fft_pass_f32,
-     KERNEL_fft_spread_f32, KERNEL_fft_multiply_f32, KERNEL_fft_gather_f32},
+     KERNEL_fft_spread_f32, KERNEL_fft_multiply_f32, KERNEL_fft_gather_f32, KERNEL_fft_divide_f32},
     {2 * sizeof(double), KERNEL_fft_roots_f64, KERNEL_fft_chirp_f64, KERNEL_fft_pass_f64,
-     KERNEL_fft_spread_f64, KERNEL_fft_multiply_f64, KERNEL_fft_gather_f64},
+     KERNEL_fft_spread_f64, KERNEL_fft_multiply_f64, KERNEL_fft_gather_f64, KERNEL_fft_divide_f64},
 };
 
 /* A number in the type that a kernel wants. */
@@ -112,8 +114,9 @@ static int prepare_chirp(struct job *job, struct device_fft *fft)
     return transform(job, fft, fft->factor, fft->work[1], fft->factor, 1, false, 1 / (double)size);
 }
 
-static int allocate(struct job *job, struct device_fft *fft, bool chirped, uint64_t most)
+static int allocate(struct job *job, struct device_fft *fft, bool chirped)
 {
+    const uint64_t most = fft->most;
     const size_t bytes = kernels[fft->f64].bytes;
     if (device_allocate(job, fft->size * bytes, &fft->roots) < 0)
         return -1;
@@ -128,23 +131,50 @@ static int allocate(struct job *job, struct device_fft *fft, bool chirped, uint6
     return device_allocate(job, fft->size * bytes, &fft->factor);
 }
 
-int device_fft_prepare(struct job *job, struct device_fft *fft, bool f64, uint64_t n, uint64_t most)
+/* prepare_kernels makes what the own kernels need. */
+static int prepare_kernels(struct job *job, struct device_fft *fft)
 {
+    uint64_t n = fft->n;
     bool chirped = (n & (n - 1)) != 0;
-    *fft = (struct device_fft){.f64 = f64, .n = n, .size = 1};
+    fft->size = 1;
     while (fft->size < (chirped ? 2 * n - 1 : n))
         fft->size *= 2;
     void *roots[] = {&fft->roots, &fft->size};
-    if (allocate(job, fft, chirped, most) < 0 || begin(job) < 0 ||
-        device_launch_array(job, &device.lanes[0], kernels[f64].roots, fft->size, roots) < 0)
+    if (allocate(job, fft, chirped) < 0 || begin(job) < 0 ||
+        device_launch_array(job, &device.lanes[0], kernels[fft->f64].roots, fft->size, roots) < 0)
         return -1;
     if (chirped && prepare_chirp(job, fft) < 0)
         return -1;
     return end(job);
 }
 
-int device_fft_run(struct job *job, const struct device_fft *fft, CUdeviceptr in, CUdeviceptr out,
-                   uint64_t batch, bool inverse)
+int device_fft_prepare(struct job *job, struct device_fft *fft, bool f64, uint64_t n, uint64_t most)
+{
+    *fft = (struct device_fft){.f64 = f64, .n = n, .most = most};
+    int prepared = fft_library_prepare(job, f64, n, most);
+    fft->library = prepared > 0;
+    return prepared != 0 ? (prepared < 0 ? -1 : 0) : prepare_kernels(job, fft);
+}
+
+/* run_by_library: 1 if it is done, 0 if cuFFT cannot, -1 and the job has failed. */
+static int run_by_library(struct job *job, const struct device_fft *fft, CUdeviceptr in,
+                          CUdeviceptr out, uint64_t batch, bool inverse)
+{
+    uint64_t count = 2 * batch * fft->n;
+    union scale scale = scale_of(fft, 1 / (double)fft->n);
+    void *divide[] = {&out, &count, &scale};
+    if (begin(job) < 0)
+        return -1;
+    if (!fft_library_run(&device.lanes[0], in, out, inverse))
+        return 0;
+    if (inverse &&
+        device_launch_array(job, &device.lanes[0], kernels[fft->f64].divide, count, divide) < 0)
+        return -1;
+    return end(job) < 0 ? -1 : 1;
+}
+
+static int run_by_kernels(struct job *job, const struct device_fft *fft, CUdeviceptr in,
+                          CUdeviceptr out, uint64_t batch, bool inverse)
 {
     if (begin(job) < 0)
         return -1;
@@ -153,4 +183,18 @@ int device_fft_run(struct job *job, const struct device_fft *fft, CUdeviceptr in
                                inverse ? 1 / (double)fft->n : 1) < 0)
         return -1;
     return end(job);
+}
+
+int device_fft_run(struct job *job, struct device_fft *fft, CUdeviceptr in, CUdeviceptr out,
+                   uint64_t batch, bool inverse)
+{
+    if (fft->library) {
+        int done = run_by_library(job, fft, in, out, batch, inverse);
+        if (done != 0)
+            return done < 0 ? -1 : 0;
+        fft->library = false;
+        if (prepare_kernels(job, fft) < 0)
+            return -1;
+    }
+    return run_by_kernels(job, fft, in, out, batch, inverse);
 }

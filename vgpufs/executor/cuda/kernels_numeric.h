@@ -66,6 +66,8 @@ enum nbody_number {
     ENTRY(fft_multiply_f64)                                                                        \
     ENTRY(fft_gather_f32)                                                                          \
     ENTRY(fft_gather_f64)                                                                          \
+    ENTRY(fft_divide_f32)                                                                          \
+    ENTRY(fft_divide_f64)                                                                          \
     ENTRY(convolve_f32)                                                                            \
     ENTRY(convolve_f64)                                                                            \
     ENTRY(price_f32)                                                                               \

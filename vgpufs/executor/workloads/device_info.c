@@ -2,6 +2,7 @@
 #include "executor/cuda/blas.h"
 #include "executor/cuda/device.h"
 #include "executor/cuda/driver.h"
+#include "executor/cuda/fft_library.h"
 #include "executor/cuda/nvml.h"
 
 #include <cblas.h>
@@ -43,10 +44,10 @@ static void print_host_libraries(struct job *job, const char *backend)
     char text[320];
     bool cuda = strcmp(backend, backend_cuda.name) == 0;
     snprintf(text, sizeof(text), "%s, core %s", openblas_get_config(), openblas_get_corename());
-    if (!cuda)
+    if (!cuda) {
         print_quoted(job, "blas", text);
-    if (!cuda || !workload_fft.cuda)
         print_quoted(job, "fft", fftw_version);
+    }
     snprintf(text, sizeof(text), "Nettle %d.%d", nettle_version_major(), nettle_version_minor());
     if (!cuda || !workload_sha256.cuda)
         print_quoted(job, "sha256", text);
@@ -95,8 +96,7 @@ static enum job_status device_info_cuda(struct job *job)
     print_reading(job, "xid_events", reading.xid_events);
     print_reading(job, "last_xid", reading.last_xid);
     print_quoted(job, "blas", blas_name());
-    if (workload_fft.cuda)
-        print_quoted(job, "fft", "own kernels");
+    print_quoted(job, "fft", fft_library_name());
     if (workload_sha256.cuda)
         print_quoted(job, "sha256", "own kernels");
     print_host_libraries(job, backend_cuda.name);
