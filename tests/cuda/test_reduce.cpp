@@ -2,6 +2,7 @@
 #include "kernel_test.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 /* Around one vector, one row of lanes, one row of threads, one tile of a scan, and one part. */
@@ -346,6 +347,8 @@ static void check_histogram(uint64_t count, unsigned bins, double low, double hi
         x.data[i] = (T)(low + (high - low) * (i % 5 ? random : edge));
         if (i % 31 == 30)
             x.data[i] = std::numeric_limits<T>::quiet_NaN();
+        if (i % 31 == 29) /* the last one that is in a bin */
+            x.data[i] = std::nextafter((T)high, (T)low);
         const double number = x.data[i];
         if (!(number >= low && number < high)) {
             wanted.outside.data[number < low     ? HISTOGRAM_BELOW
@@ -392,6 +395,12 @@ template <typename T> static void test_histogram()
         check_histogram<T>(3001, bins, -1, 3);
     for (uint64_t count : {1, 31, 32, 33, 255, 256, 257, 511, 512, 513, 2049})
         check_histogram<T>(count, 10, 0.1, 0.7);
+    /* Differences and positions that round up to what no bin has. */
+    for (unsigned bins : {10u, 300u, 4096u}) {
+        check_histogram<T>(62, bins, -1, 1);
+        check_histogram<T>(62, bins, -0x1p40, 1);
+    }
+    check_histogram<T>(62, 4095, -1e300, 0);
 }
 
 void test_reduce_kernels()
