@@ -127,7 +127,9 @@ static __device__ __forceinline__ unsigned sort_peers(unsigned digit)
 /*
  * sort_rank finds for each key of a warp how many before it, in this warp's part of the tile, have
  * the same digit, and leaves in `counts` how many each digit has. What stands in for keys behind
- * the last one is behind all others, whose ranks it does not change.
+ * the last one is behind all others, whose ranks it does not change. Votes come before all
+ * counting: they order no memory, but in the shim of the tests they do, and would hide a missing
+ * barrier.
  */
 template <typename K>
 static __device__ __forceinline__ void sort_rank(const K *from, u64 first, u64 count,
@@ -141,8 +143,11 @@ static __device__ __forceinline__ void sort_rank(const K *from, u64 first, u64 c
         keys[i] = index < count ? from[index] : (K)0;
     }
 #pragma unroll
+    for (unsigned i = 0; i < SORT_ITEMS; i++)
+        ranks[i] = sort_peers(sort_digit(keys[i], shift));
+#pragma unroll
     for (unsigned i = 0; i < SORT_ITEMS; i++) {
-        const unsigned digit = sort_digit(keys[i], shift), peers = sort_peers(digit);
+        const unsigned digit = sort_digit(keys[i], shift), peers = ranks[i];
         const unsigned before = counts[digit], lower = __popc(peers & ((1u << lane) - 1));
         ranks[i] = before + lower;
         __syncwarp();
