@@ -123,8 +123,10 @@ static void test_bluesteins_parts(uint32_t n, uint32_t size, uint32_t batch, uin
             wanted[i] = (exchange ? wide(x.imag(), x.real()) : x) * wide(elements(chirp)[j]);
         }
         CHECK(std::abs(wide(elements(spread)[i]) - wanted[i]) <= 2 * close_to_one<T>(), "%zu", i);
-        wanted[i] = wide(elements(spread)[i]) * wide(elements(factor)[j]);
     }
+    make_small(spread, 8); /* no zeros, whose product shows nothing */
+    for (size_t i = 0; i < size * batch; i++)
+        wanted[i] = wide(elements(spread)[i]) * wide(elements(factor)[i % size]);
     launch(typed<T>("fft_multiply").c_str(), 2, 1, ARRAY_THREADS,
            {&spread.data, &factor.data, &size, &batch});
     for (size_t i = 0; i < size * batch; i++)

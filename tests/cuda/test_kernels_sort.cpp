@@ -117,6 +117,31 @@ template <typename T, typename K> static void test_pass(size_t size, uint64_t ti
     pass(from, to, tiles, 8);
 }
 
+/* What sort_move writes: the keys of its own blocks, and nothing beyond the array when the places
+ * are wrong. */
+template <typename T, typename K> static void test_move_bounds()
+{
+    uint64_t count = 2 * SORT_TILE, tiles = 1, blocks = 2;
+    unsigned shift = 0;
+    array<K> from(count), to(count), untouched(1);
+    array<uint64_t> places(blocks * SORT_DIGITS);
+    make_numbers<T>(from, 0);
+    launch(kernel<K>("sort_count").c_str(), (unsigned)blocks, 1, SORT_DIGITS,
+           {&from.data, &count, &tiles, &shift, &places.data});
+    launch("sort_offsets", 1, 1, SORT_DIGITS, {&places.data, &blocks});
+    const auto move = [&](unsigned launched) {
+        launch(kernel<K>("sort_move").c_str(), launched, 1, SORT_DIGITS,
+               {&from.data, &to.data, &count, &tiles, &shift, &places.data});
+        return count - (uint64_t)std::count(to.data, to.data + count, *untouched.data);
+    };
+    const uint64_t of_one_block = move(1);
+    CHECK(of_one_block == SORT_TILE, "%zu", (size_t)of_one_block);
+    std::fill(to.data, to.data + count, *untouched.data);
+    std::fill(places.data, places.data + places.size, count - 1);
+    const uint64_t astray = move((unsigned)blocks);
+    CHECK(astray == 1 && to.data[count - 1] != *untouched.data, "%zu", (size_t)astray);
+}
+
 template <typename T, typename K> static void test_sort()
 {
     test_sort_size<T, K>(1, 1, 0);
@@ -125,6 +150,7 @@ template <typename T, typename K> static void test_sort()
     test_sort_size<T, K>(513, 1, 1);
     test_pass<T, K>(SORT_TILE + 1, 1);
     test_pass<T, K>(3 * SORT_TILE - 5, 2);
+    test_move_bounds<T, K>();
 }
 
 void test_sort_kernels()
