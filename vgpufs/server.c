@@ -93,14 +93,16 @@ static void restore_job(void *context, const struct state_job *saved)
         vm_restore(vm, saved);
 }
 
-/* jobs_restore: `vm` 0 means all. */
+/* jobs_restore brings back what new VMs had, and then shows them; `vm` 0 means all. */
 static int jobs_restore(struct server *server, unsigned vm, const struct saved_vms *saved)
 {
     if (state_load_jobs(server->state, vm, restore_job, server) < 0)
         return -1;
     struct vm *each = vm ? server_find_vm(server, vm) : atomic_load(&server->vms);
-    for (; each; each = vm ? NULL : atomic_load(&each->next))
+    for (; each; each = vm ? NULL : atomic_load(&each->next)) {
         vm_restored(each, &saved->rows[each->id]);
+        atomic_store(&each->gone, false);
+    }
     return 0;
 }
 
@@ -111,6 +113,7 @@ static void hold_pool(void *context, const char *name)
         pool_hold(pool, true);
 }
 
+/* vm_add makes a VM that nobody sees before `gone` is taken from it. */
 static int vm_add(struct server *server, const struct config_vm *config,
                   const struct state_vm *saved)
 {
@@ -118,6 +121,7 @@ static int vm_add(struct server *server, const struct config_vm *config,
     struct vm *vm = vm_create(server, config, saved && saved->id ? saved : &fresh);
     if (!vm)
         return -1;
+    atomic_store(&vm->gone, true);
     vm_link(server, vm);
     return 0;
 }
@@ -349,7 +353,7 @@ void server_reload(struct server *server, const struct config *config)
         else if (!saved.rows || vm_add(server, &config->vms[i], &saved.rows[id]) < 0)
             log_error("no memory for vm%u", id);
         else if (jobs_restore(server, id, &saved) < 0)
-            log_error("vm%u: not all of its jobs could be read", id);
+            log_error("vm%u: not all of its jobs could be read: it is not shown", id);
     }
     saved_vms_finish(&saved);
     for (size_t i = 0; i < server->pool_count; i++)

@@ -446,6 +446,23 @@ def test_reload_brings_a_vm_back(vgpufs):
     assert int(vm.run("NOP").header["job"]) > int(header["job"])
 
 
+def test_a_vm_is_back_as_a_whole(vgpufs):
+    """Nobody sees it while its jobs are being read, or submits something that they would hide."""
+    daemon = vgpufs({"vgpufs": {"vms": "1-3", "durability": "none"},
+                     "defaults": {"max_queued": "10000", "max_jobs": "10000", "retain_jobs": "10000"}})
+    vm = daemon.vm(3)
+    vm.submit(*["NOP"] * 9000)
+    assert vm.result().header["job"] == "9000"
+    daemon.stop()
+    daemon.write_config({"vgpufs": {"vms": "1-2"}})
+    daemon.start()
+    reload(daemon, {"vgpufs": {"vms": "1-3"}, "defaults": {"max_jobs": "10000", "retain_jobs": "10000"}})
+    while not vm.dir.exists():
+        pass
+    assert vm.newest()["job"] == "9000"
+    assert len(vm.jobs()) == 9000
+
+
 def test_reload_makes_statistics_more_frequent(vgpufs):
     """The pause that had begun does not last its old length."""
     daemon = vgpufs({"vgpufs": {"stats_log_interval": "3600"}})
