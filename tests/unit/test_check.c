@@ -21,10 +21,10 @@
 #include <cmocka.h> /* after the headers that it needs */
 
 #define TWO_GUESTS                                                                                 \
-    "[vgpufs]\nmountpoint = /mnt/vgpu\nstate_dir = /\nvms = 1-9\n"                                 \
+    "[vgpufs]\nmountpoint = /mnt/vgpu\nstate_dir = /tmp\nvms = 1-9\n"                              \
     "[vm 3]\naddress = 10.0.0.3\n[vm 4]\naddress = gpu4.lan\nuid = 777\n"                          \
     "[nfs]\nthreads = 32\n"
-#define NO_GUESTS "[vgpufs]\nmountpoint = /mnt/vgpu\nstate_dir = /\n"
+#define NO_GUESTS "[vgpufs]\nmountpoint = /mnt/vgpu\nstate_dir = /tmp\n"
 #define OPTIONS_3                                                                                  \
     "rw,sync,wdelay,hide,nocrossmnt,secure,root_squash,all_squash,no_subtree_check,secure_locks,"  \
     "acl,no_pnfs,fsid=790877044,anonuid=20003,anongid=20003,sec=sys,rw,secure,root_squash,"        \
@@ -260,7 +260,7 @@ static void test_guests(void **state)
         TWO_GUESTS, 0,
         "warning  guests: vm4 (gpu4.lan) does not answer: is it running? 'ping -c 1 gpu4.lan'");
     asked = 0;
-    free(run_check("[vgpufs]\nstate_dir = /\n[vm 3]\naddress = 10.0.0.0/24\n", NULL,
+    free(run_check("[vgpufs]\nstate_dir = /tmp\n[vm 3]\naddress = 10.0.0.0/24\n", NULL,
                    &(unsigned){0}));
     assert_int_equal(asked, 0); /* a network is nobody */
 }
@@ -268,9 +268,9 @@ static void test_guests(void **state)
 static void test_executors(void **state)
 {
     (void)state;
-    static const char cuda[] = "[vgpufs]\nstate_dir = /\n[pool B]\nbackend = cuda\n"
+    static const char cuda[] = "[vgpufs]\nstate_dir = /tmp\n[pool B]\nbackend = cuda\n"
                                "[pool A]\nbackend = cpu\n";
-    static const char automatic[] = "[vgpufs]\nstate_dir = /\n[pool B]\nbackend = auto\n"
+    static const char automatic[] = "[vgpufs]\nstate_dir = /tmp\n[pool B]\nbackend = auto\n"
                                     "[pool A]\nbackend = cpu\n";
     assert_finding(cuda, 0, NULL);
     listed = WITHOUT_CUDA;
