@@ -357,8 +357,8 @@ static const char *take_done(struct slot *slot, const struct frame *frame, struc
     else if (strcmp(status, "cancelled") == 0 && slot->run.cancelled)
         slot_end(slot, JOB_CANCELLED, slot->run.cancel_error, ending);
     else
-        slot_end(slot, JOB_FAILED, error ? error : "the workload failed and gave no reason",
-                 ending);
+        slot_end(slot, JOB_FAILED,
+                 error && *error ? error : "the workload failed and gave no reason", ending);
     if (exit_code && number_parse(exit_code, 0, 255, &code) == 0)
         ending->outcome.exit_code = (int)code;
     if (backend && is_backend(backend)) { /* it ran elsewhere than the hello said */

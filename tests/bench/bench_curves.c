@@ -38,7 +38,7 @@ static void by_vms(void)
         struct mount mount;
         char settings[64];
         snprintf(settings, sizeof(settings), "durability = none\nvms = 1-%u", vms);
-        mount_start_vgpufs(&mount, "curve", settings, "");
+        mount_start_vgpufs(&mount, "vms", settings, "");
         spread_of(data, &mount, vms);
         mount_stop(&mount);
     }
@@ -51,7 +51,7 @@ static void by_queue(void)
     FILE *data = data_open("queue");
     struct mount mount;
     size_t queued = 0;
-    mount_start_vgpufs(&mount, "curve", "durability = none\nvms = 1-2",
+    mount_start_vgpufs(&mount, "queue", "durability = none\nvms = 1-2",
                        "[vm 1]\npool = A\npriority = 2\n[vm 2]\npool = A\npriority = 0");
     mount_ctl(&mount, "hold vm2\n");
     for (size_t waiting = 1; waiting <= bench_scale(1000000, 100); waiting *= 10) {
@@ -85,7 +85,7 @@ static void by_writers(void)
     FILE *data = data_open("writers");
     struct mount mount;
     struct other others[64];
-    mount_start_vgpufs(&mount, "curve", "durability = none\nvms = 1-64", "");
+    mount_start_vgpufs(&mount, "writers", "durability = none\nvms = 1-64", "");
     for (unsigned writers = 1; writers <= bench_scale(64, 4); writers *= 2) {
         atomic_store(&submitting, true);
         for (unsigned i = 1; i < writers; i++) {

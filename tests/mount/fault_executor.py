@@ -130,6 +130,10 @@ def bad_status(attempt):
     send(DONE, attempt, {"status": "splendid"})
 
 
+def fails_silently(attempt):
+    send(DONE, attempt, {"status": "failed", "error": ""})
+
+
 def escape(attempt):
     """Tries what an executor has no business with, in ways that do nothing where they are allowed."""
     process = ctypes.CDLL(None, use_errno=True)
@@ -288,7 +292,7 @@ GREETINGS = {function.__name__: function for function in (
     no_hello, silent, refuse, refuse_silently, bad_protocol, evil_hello, garbage_hello)}
 JOBS = {function.__name__: function for function in (
     crash, segfault, leave, close, hang, garbage, noisy_garbage, huge, partial, unended_fields,
-    unknown_type, wrong_direction, bad_status, escape, late_answer, deaf, twice, flood, endless_flood, evil_error,
+    unknown_type, wrong_direction, bad_status, fails_silently, escape, late_answer, deaf, twice, flood, endless_flood, evil_error,
     evil_output, evil_progress, evil_reading, evil_log, greedy, probed_crash, probed_device, probed_sticky)}
 
 

@@ -245,7 +245,8 @@ def test_an_endless_flood(vgpufs):
 
 @pytest.mark.parametrize("mode, expected", [
     ("evil_error", "failed"), ("evil_output", "done"), ("evil_progress", None),
-    ("evil_log", "done"), ("greedy", None), ("bad_status", "failed")])
+    ("evil_log", "done"), ("greedy", None), ("bad_status", "failed"),
+    ("fails_silently", "failed")])
 def test_nothing_that_a_program_says_forges_anything(vgpufs, mode, expected):
     daemon = vgpufs(faulty(mode))
     vm = daemon.vm(3)
@@ -253,6 +254,7 @@ def test_nothing_that_a_program_says_forges_anything(vgpufs, mode, expected):
     result = vm.job_result("x")  # the strict grammar of the header
     assert result.header["status"] == (expected or result.header["status"])
     vm.status(), daemon.stats(), daemon.queue()
+    assert expected != "failed" or result.header["error"], "there is always a reason"
     if mode == "evil_output":
         assert result.body.startswith(b"status=done job=1 tag=1\n\0\x01\xff")
     if mode == "evil_error":
