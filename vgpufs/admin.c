@@ -72,20 +72,23 @@ static int do_release(struct server *server, const struct words *words, bool rea
     return hold(server, words->word[1], false, really);
 }
 
+static int drain(struct server *server, bool draining)
+{
+    atomic_store(&server->draining, draining);
+    state_put_draining(server->state, draining);
+    return 0;
+}
+
 static int do_drain(struct server *server, const struct words *words, bool really)
 {
     (void)words;
-    if (really)
-        atomic_store(&server->draining, true);
-    return 0;
+    return really ? drain(server, true) : 0;
 }
 
 static int do_resume(struct server *server, const struct words *words, bool really)
 {
     (void)words;
-    if (really)
-        atomic_store(&server->draining, false);
-    return 0;
+    return really ? drain(server, false) : 0;
 }
 
 static bool has_job(struct vm *vm, const char *tag)

@@ -68,6 +68,7 @@ struct config {
     enum config_durability durability;
     uint64_t group_ms; /* with DURABILITY_GROUP */
     enum config_on_restart on_restart;
+    uint64_t max_reruns; /* 0: no limit */
     uint64_t stop_timeout_ms, stats_log_interval_ms;
     enum log_level log_level;
     bool log_jobs;

@@ -49,6 +49,10 @@ static const struct config_key keys[] = {
          "What becomes of a job that was running when the daemon ended: rerun, it is run again; "
          "fail, it has failed. Holds for jobs that are started from then on. With fail and "
          "durability = sync a job is started when the disk has noted that it is."},
+    {VGPUFS("max_reruns", TYPE_COUNT), DEFAULT("3"), RANGE(0, 1000000), OF_CONFIG(max_reruns),
+     .help = "How often a job is run again because the daemon crashed or was killed while it ran; "
+             "then it has failed, since it may be what ends the daemon. 0: no limit. Planned "
+             "restarts do not count."},
     {VGPUFS("stop_timeout", TYPE_DURATION), DEFAULT("10s"), RANGE(0, HOUR),
      OF_CONFIG(stop_timeout_ms), .help = "How long running jobs may still run after SIGTERM."},
     {VGPUFS("stats_log_interval", TYPE_DURATION), DEFAULT("60"), RANGE(0, DAY),

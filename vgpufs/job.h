@@ -61,6 +61,7 @@ struct job {
     uint64_t room_bytes;   /* set aside for it on the disk */
     uint64_t kept_us;      /* since when it is in its VM's list of ended jobs */
     uint32_t timeout_ms, deadline_ms;
+    unsigned note; /* that it runs: running_note */
     atomic_uint references;
     _Atomic uint32_t progress; /* per 10,000; UINT32_MAX: unknown */
     atomic_uchar state;        /* enum job_state */

@@ -5,6 +5,7 @@
 #include "clock.h"
 #include "events.h"
 #include "kill_point.h"
+#include "running.h"
 #include "server.h"
 #include "vm.h"
 
@@ -130,6 +131,8 @@ void pool_put_back(struct pool *pool, struct slot *slot, struct run *abandoned)
     struct job *job = slot->run.job;
     struct pool_tenant *tenant = job->vm->tenants[pool->index];
     pool_release(pool, job);
+    running_clear(pool->server->running, job->note);
+    job->note = 0;
     queue_requeue(&pool->queue, &tenant->queue, &job->queue);
     atomic_fetch_add(&job->vm->queued, 1);
     job->started_us = 0;
@@ -242,6 +245,8 @@ static void slot_start(struct slot *slot)
     }
     start->slot = slot;
     start->frame = (struct text){0};
+    slot->run.job->note =
+        running_note(pool->server->running, slot->run.job->vm->id, slot->run.job->number);
     events_processing(pool->server, slot->run.job);
     start->prepared =
         run_prepare(&slot->run, &pool->server->catalogue, &start->frame, start->error);
@@ -337,6 +342,8 @@ void pool_cancel(struct pool *pool, struct job *job, const char *error)
         struct slot *slot = &pool->slots[i];
         if (slot->run.job != job)
             continue;
+        if (!slot->run.cancelled && job->journaled)
+            state_cancel_job(pool->server->state, job->vm->id, job->number, error);
         slot_ask_cancel(slot, error);
         pool_arm_timer(pool, slot->run.kill_us);
     }

@@ -9,6 +9,7 @@
 #include "parked.h"
 #include "pool.h"
 #include "process.h"
+#include "running.h"
 #include "session.h"
 #include "vm.h"
 
@@ -101,6 +102,7 @@ static int jobs_restore(struct server *server, unsigned vm, const struct saved_v
     struct vm *each = vm ? server_find_vm(server, vm) : atomic_load(&server->vms);
     for (; each; each = vm ? NULL : atomic_load(&each->next)) {
         vm_restored(each, &saved->rows[each->id]);
+        each->restored = true;
         atomic_store(&each->gone, false);
     }
     return 0;
@@ -152,6 +154,8 @@ done:
         text_puts(error, "the state cannot be written: see the message above");
         result = -1;
     }
+    if (result == 0)
+        running_forget(server->running); /* the state has counted them */
     for (struct vm *vm = atomic_load(&server->vms); vm && result == 0; vm = atomic_load(&vm->next))
         vm_numbers_ready(vm);
     return result;
@@ -205,6 +209,7 @@ static void durability_take(struct server *server, const struct config *config)
 {
     state_set_durability(server->state, config->durability, config->group_ms);
     atomic_store(&server->on_restart, config->on_restart);
+    atomic_store(&server->max_reruns, config->max_reruns);
 }
 
 int server_start(struct server *server, const struct config *config,
@@ -231,6 +236,13 @@ int server_start(struct server *server, const struct config *config,
     if (!server->state)
         return -1;
     durability_take(server, config);
+    if (state_load_draining(server->state)) {
+        atomic_store(&server->draining, true);
+        log_warning("draining, as before: 'vgpuctl resume' lets jobs be accepted");
+    }
+    server->running = running_open(config->state_dir, error);
+    if (!server->running)
+        return -1;
     if (!options->mount_socket && session_prepare(config->mountpoint, error) < 0)
         return -1;
     server->started = clock_change();
@@ -323,6 +335,7 @@ void server_stop(struct server *server, int signals)
         pool_finish(&server->pools[i]);
     free(server->pools);
     state_close(server->state);
+    running_close(server->running);
 }
 
 void server_reload(struct server *server, const struct config *config)
@@ -348,12 +361,16 @@ void server_reload(struct server *server, const struct config *config)
     for (size_t i = 0; i < config->vm_count; i++) {
         unsigned id = config->vms[i].id;
         struct vm *vm = server_find_vm(server, id);
-        if (vm)
+        if (vm && vm->restored)
             vm_reload(vm, &config->vms[i]);
-        else if (!saved.rows || vm_add(server, &config->vms[i], &saved.rows[id]) < 0)
+        else if (!saved.rows || (!vm && vm_add(server, &config->vms[i], &saved.rows[id]) < 0))
             log_error("no memory for vm%u", id);
         else if (jobs_restore(server, id, &saved) < 0)
-            log_error("vm%u: not all of its jobs could be read: it is not shown", id);
+            log_error("vm%u: not all of its jobs could be read: it is not shown before another "
+                      "reload",
+                      id);
+        else if (vm)
+            vm_reload(vm, &config->vms[i]);
     }
     saved_vms_finish(&saved);
     for (size_t i = 0; i < server->pool_count; i++)

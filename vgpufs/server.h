@@ -27,6 +27,7 @@ struct invalidator;
 struct nfs_wait;
 struct notifier;
 struct pool;
+struct running;
 struct session_options;
 struct vm;
 
@@ -34,6 +35,7 @@ struct server {
     const struct config *config; /* the one it was started with: pools never change after that */
     struct catalogue catalogue;
     struct state *state;
+    struct running *running;
     struct sandbox *sandbox; /* NULL: no pool wants one */
     struct spawner *spawner;
     struct pool *pools;
@@ -56,6 +58,7 @@ struct server {
     gid_t root_gid;
     atomic_bool closing; /* nobody may begin to wait */
     _Atomic(enum config_on_restart) on_restart;
+    _Atomic uint64_t max_reruns; /* 0: no limit */
     uint64_t started_us, stop_timeout_ms;
     struct timespec started; /* times of what never changes */
 };

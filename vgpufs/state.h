@@ -62,13 +62,14 @@ struct state_job {
     uint64_t number;
     const char *tag, *pool, *line; /* pool and line NULL: it has no command yet */
     unsigned priority;
-    unsigned state;    /* enum job_state, whose numbers never change */
-    unsigned attempts; /* that were noted */
-    bool legacy;       /* came through request.txt */
-    bool read;         /* somebody has read the whole result */
-    bool hidden;       /* has no directory any more; the newest entry, or the last request */
-    uint64_t sequence; /* arrival in its pool */
-    uint64_t entry;    /* when it became its VM's newest entry: a count */
+    unsigned state;     /* enum job_state, whose numbers never change */
+    unsigned attempts;  /* that were noted: those that ended with the daemon */
+    const char *cancel; /* why it was to be cancelled when it ran; NULL: it was not */
+    bool legacy;        /* came through request.txt */
+    bool read;          /* somebody has read the whole result */
+    bool hidden;        /* has no directory any more; the newest entry, or the last request */
+    uint64_t sequence;  /* arrival in its pool */
+    uint64_t entry;     /* when it became its VM's newest entry: a count */
     uint64_t queued_at_us, kept_at_us;
     uint64_t result_size;
 };
@@ -80,6 +81,7 @@ int state_load_jobs(struct state *state, unsigned vm,
 struct blob *state_load_result(struct state *state, unsigned vm, uint64_t number);
 void state_load_held_pools(struct state *state, void (*each)(void *context, const char *name),
                            void *context);
+bool state_load_draining(struct state *state);
 void state_load_vms(struct state *state, void (*each)(void *context, const struct state_vm *vm),
                     void *context);
 /* state_load_files: -1 if not all could be read. */
@@ -120,6 +122,10 @@ state_ticket state_put_directory(struct state *state, unsigned vm, uint64_t numb
 /* A job was started, or put back before it reached an executor. */
 state_ticket state_start_job(struct state *state, unsigned vm, uint64_t number);
 state_ticket state_unstart_job(struct state *state, unsigned vm, uint64_t number);
+/* A job is queued once more, after so many attempts that ended with the daemon. */
+state_ticket state_rerun_job(struct state *state, unsigned vm, uint64_t number, unsigned attempts);
+/* A job that runs is to be cancelled; `why` may be NULL. */
+state_ticket state_cancel_job(struct state *state, unsigned vm, uint64_t number, const char *why);
 /* state_end_job: `end` JOB_NEW means that its line was rejected. */
 state_ticket state_end_job(struct state *state, unsigned vm, uint64_t number, unsigned end,
                            uint64_t kept_at_us, struct blob *result);
@@ -138,6 +144,7 @@ state_ticket state_put_refused_request(struct state *state, unsigned vm, uint64_
                                        const char *error);
 state_ticket state_put_vm_held(struct state *state, unsigned vm, bool held);
 state_ticket state_put_pool_held(struct state *state, const char *name, bool held);
+state_ticket state_put_draining(struct state *state, bool draining);
 
 /* state_wait returns when all up to the ticket is on disk. 0, or an errno when the disk refuses. */
 int state_wait(struct state *state, state_ticket ticket);

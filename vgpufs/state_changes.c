@@ -41,6 +41,8 @@ static const struct {
                        LAZY},
     [START_JOB] = {"UPDATE job SET state = 2, attempts = attempts + 1 WHERE id = ?1", JOURNAL},
     [UNSTART_JOB] = {"UPDATE job SET state = 1, attempts = attempts - 1 WHERE id = ?1", LAZY},
+    [RERUN_JOB] = {"UPDATE job SET state = 1, attempts = ?2 WHERE id = ?1", JOURNAL},
+    [CANCEL_JOB] = {"UPDATE job SET cancel = ?2 WHERE id = ?1", JOURNAL},
     [END_JOB] = {"UPDATE job SET state = ?2, kept_us = ?3, result_size = ?4, result = ?5"
                  " WHERE id = ?1",
                  JOURNAL},
@@ -60,6 +62,9 @@ static const struct {
                              LAZY},
     [PUT_VM_HELD] = {UPSERT_VM("held", "?2"), JOURNAL},
     [PUT_POOL_HELD] = {"INSERT OR REPLACE INTO pool (name, held) VALUES (?1, ?2)", JOURNAL},
+    [PUT_DRAINING] = {"INSERT INTO meta (key, value) VALUES ('draining', ?1)"
+                      " ON CONFLICT (key) DO UPDATE SET value = ?1",
+                      JOURNAL},
 };
 
 enum haste operation_haste(enum operation operation)
@@ -254,6 +259,17 @@ state_ticket state_unstart_job(struct state *state, unsigned vm, uint64_t number
     return ask_job(state, UNSTART_JOB, vm, number, 0);
 }
 
+state_ticket state_rerun_job(struct state *state, unsigned vm, uint64_t number, unsigned attempts)
+{
+    return ask_job(state, RERUN_JOB, vm, number, attempts);
+}
+
+state_ticket state_cancel_job(struct state *state, unsigned vm, uint64_t number, const char *why)
+{
+    struct value values[] = {number_value(job_id(vm, number)), text_value(why ? why : "")};
+    return ASK(state, CANCEL_JOB, values);
+}
+
 state_ticket state_end_job(struct state *state, unsigned vm, uint64_t number, unsigned end,
                            uint64_t kept_at_us, struct blob *result)
 {
@@ -328,6 +344,12 @@ state_ticket state_put_pool_held(struct state *state, const char *name, bool hel
 {
     struct value values[] = {text_value(name), number_value(held)};
     return ASK(state, PUT_POOL_HELD, values);
+}
+
+state_ticket state_put_draining(struct state *state, bool draining)
+{
+    struct value value = number_value(draining);
+    return ask_with(state, PUT_DRAINING, &value, 1, NULL);
 }
 
 /* Writing them. */

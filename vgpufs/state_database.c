@@ -43,6 +43,8 @@ static const char *const migrations[] = {
     "ALTER TABLE vm ADD COLUMN rejection BLOB;"
     "ALTER TABLE vm ADD COLUMN request_entry INTEGER NOT NULL DEFAULT 0;"
     "ALTER TABLE vm ADD COLUMN request_error BLOB;",
+    /* Why a job that ran was to be cancelled; NULL: it was not. */
+    "ALTER TABLE job ADD COLUMN cancel BLOB;",
 };
 #define SCHEMA_VERSION ((int)(sizeof(migrations) / sizeof(migrations[0])))
 

@@ -22,6 +22,8 @@ enum operation {
     PUT_DIRECTORY,
     START_JOB,
     UNSTART_JOB,
+    RERUN_JOB,
+    CANCEL_JOB,
     END_JOB,
     PUT_RESULT,
     READ_JOB,
@@ -34,6 +36,7 @@ enum operation {
     PUT_REFUSED_REQUEST,
     PUT_VM_HELD,
     PUT_POOL_HELD,
+    PUT_DRAINING,
     OPERATION_COUNT,
     REMOVE_BYTES = OPERATION_COUNT, /* not of the database: done after the commit */
 };

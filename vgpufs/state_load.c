@@ -105,6 +105,7 @@ static void job_row(sqlite3_stmt *statement, void *context)
         .queued_at_us = column_number(statement, 12),
         .kept_at_us = column_number(statement, 13),
         .result_size = column_number(statement, 14),
+        .cancel = column_text(statement, 15),
     };
     if (job.tag)
         reader->each(reader->context, &job);
@@ -117,7 +118,7 @@ int state_load_jobs(struct state *state, unsigned vm,
     uint64_t first = job_id(vm, 0), last = vm ? job_id(vm + 1, 0) : INT64_MAX;
     return rows_each(state,
                      "SELECT id, tag, pool, line, priority, state, attempts, legacy, read, hidden,"
-                     " sequence, entry, queued_us, kept_us, result_size FROM job"
+                     " sequence, entry, queued_us, kept_us, result_size, cancel FROM job"
                      " WHERE id >= ?1 AND id < ?2"
                      " ORDER BY state > 2, CASE WHEN state > 2 THEN kept_us ELSE sequence END, id",
                      first, last, job_row, &reader);
@@ -162,6 +163,19 @@ void state_load_held_pools(struct state *state, void (*each)(void *context, cons
 {
     struct pool_reader reader = {each, context};
     rows_each(state, "SELECT name FROM pool WHERE held", 0, 0, pool_row, &reader);
+}
+
+static void draining_row(sqlite3_stmt *statement, void *context)
+{
+    *(bool *)context = column_number(statement, 0) != 0;
+}
+
+bool state_load_draining(struct state *state)
+{
+    bool draining = false;
+    rows_each(state, "SELECT value FROM meta WHERE key = 'draining'", 0, 0, draining_row,
+              &draining);
+    return draining;
 }
 
 struct file_reader {

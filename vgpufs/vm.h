@@ -67,6 +67,7 @@ struct vm {
     struct pool_tenant **tenants; /* one in each pool, in the pools' order */
     _Atomic uint64_t queued, running;
     atomic_bool gone, held;
+    bool restored;                  /* it has all of its jobs; the main thread's */
     atomic_bool nfs_reads;          /* an NFS server has asked for a result */
     struct data data;               /* has its own lock */
     struct nfs_waiting nfs_waiting; /* guarded by the lock of nfs_wait.c */

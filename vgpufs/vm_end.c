@@ -8,6 +8,7 @@
 #include "kill_point.h"
 #include "parked.h"
 #include "pool.h"
+#include "running.h"
 #include "server.h"
 
 #include <errno.h>
@@ -93,6 +94,7 @@ static void end_finish(struct job *job, int error)
         job->result = NULL;
     }
     pthread_mutex_unlock(&vm->lock);
+    running_clear(vm->server->running, job->note);
     state_unreserve(vm->server->state, room);
     blob_unref(job->end.result);
     job_unref(job); /* vm_job_ended's */

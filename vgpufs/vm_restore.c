@@ -7,6 +7,7 @@
 #include "common/log.h"
 #include "kill_point.h"
 #include "pool.h"
+#include "running.h"
 #include "server.h"
 
 #include <errno.h>
@@ -98,6 +99,29 @@ static void fail_restored(struct job *job, enum job_state state, const char *err
     vm_job_ended(job, &outcome);
 }
 
+/* has_run: did it run when the earlier daemon ended? */
+static bool has_run(struct vm *vm, const struct state_job *saved)
+{
+    return running_was(vm->server->running, saved->vm, saved->number);
+}
+
+/* rerun_refused counts the attempt that has ended with the daemon. NULL, or why there is to be no
+ * other: a job that ends the daemon would do so for ever. */
+static const char *rerun_refused(struct vm *vm, const struct state_job *saved)
+{
+    static _Thread_local char error[COMMAND_MAX_ERROR];
+    uint64_t most = atomic_load(&vm->server->max_reruns);
+    unsigned attempts = saved->attempts + 1;
+    if (most == 0 || attempts <= most) {
+        state_rerun_job(vm->server->state, saved->vm, saved->number, attempts);
+        return NULL;
+    }
+    snprintf(error, sizeof(error),
+             "vgpufs ended %u times while it ran, more than max_reruns allows: not run again",
+             attempts);
+    return error;
+}
+
 /* go_on does with an unfinished job what is to be done. The VM is not locked. */
 static void go_on(struct vm *vm, struct job *job, const struct state_job *saved)
 {
@@ -110,11 +134,17 @@ static void go_on(struct vm *vm, struct job *job, const struct state_job *saved)
         fail_restored(job, JOB_CANCELLED, "its directory was removed");
         return;
     }
+    if (saved->cancel) {
+        fail_restored(job, JOB_CANCELLED, saved->cancel[0] ? saved->cancel : NULL);
+        return;
+    }
     if (saved->state == JOB_RUNNING && vm->server->on_restart == ON_RESTART_FAIL) {
         fail_restored(job, JOB_FAILED, "vgpufs ended while it ran");
         return;
     }
-    const char *error = queue_again(vm, job, saved->pool);
+    const char *error = has_run(vm, saved) ? rerun_refused(vm, saved) : NULL;
+    if (!error)
+        error = queue_again(vm, job, saved->pool);
     if (error)
         fail_restored(job, JOB_FAILED, error);
 }

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from harness import (FACTOR, Background, errno_of, parse_result, read_file, wait_until, write_file)
+from harness import (FACTOR, HERE, Background, errno_of, parse_result, read_file, wait_until, write_file)
 
 ENDS = ["kill9", "stop"]
 
@@ -130,6 +130,67 @@ def test_a_running_job(vgpufs, on_restart, end):
     if on_restart == "fail":
         assert "vgpufs" in header["error"]
     assert vm.job_result("queued").header["status"] == "done"
+
+
+def test_a_job_that_ends_the_daemon(vgpufs):
+    """It is run again so often and not for ever; a planned restart is no crash of its."""
+    daemon = vgpufs({"vgpufs": {"max_reruns": "2", "stop_timeout": "0"}})
+    vm = daemon.vm(3)
+    vm.submit("SLEEP ms=60000 tag=running", "NOP tag=queued")
+    for end in ("kill9", "stop", "kill9", "stop"):
+        vm.wait_state("running", "running")
+        end_and_start(daemon, end)
+    vm.wait_state("running", "running")
+    end_and_start(daemon, "kill9")
+    header = vm.job_result("running").header
+    assert header["status"] == "failed"
+    assert "3 times" in header["error"] and "max_reruns" in header["error"]
+    assert vm.job_result("queued").header["status"] == "done"
+
+
+def test_who_runs_no_longer_is_not_blamed(vgpufs):
+    """What has ended, or was cancelled, does not count for a job that comes later."""
+    daemon = vgpufs({"vgpufs": {"max_reruns": "1"}})
+    vm = daemon.vm(3)
+    for i in range(4):
+        vm.run(f"NOP tag=ended{i}")
+    wait_until(lambda: not any((daemon.state_dir / "running").read_bytes()), what="the notes go")
+    hold(daemon, "A")
+    vm.submit("NOP tag=queued")
+    for _ in range(3):
+        end_and_start(daemon, "kill9")
+    release(daemon, "A")
+    assert vm.job_result("queued").header["status"] == "done"
+
+
+def test_a_cancelled_job_does_not_run_again(vgpufs):
+    """The daemon dies between the request and the end of the job, which does not heed it."""
+    daemon = vgpufs({"pool B": {
+        "executor": f'/usr/bin/python3 "{HERE}/fault_executor.py" hang'}})
+    vm = daemon.vm(3)
+    vm.submit("B:1:3:SLEEP ms=1 tag=x")
+    vm.wait_state("x", "running")
+    vm.ctl("cancel x")
+    end_and_start(daemon, "kill9")
+    header = vm.job_result("x").header
+    assert (header["status"], header["error"]) == ("cancelled", "cancelled by the VM")
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_drain_outlives_a_restart(vgpufs, end):
+    daemon = vgpufs()
+    vm = daemon.vm(3)
+    hold(daemon, "A")
+    vm.submit("NOP tag=before")
+    daemon.ctl("drain")
+    end_and_start(daemon, end)
+    assert daemon.stats()["vgpufs"]["state"] == "draining"
+    assert errno_of(vm.submit, "NOP") == "EROFS"
+    release(daemon, "A")
+    assert vm.job_result("before").header["status"] == "done"
+    daemon.ctl("resume")
+    end_and_start(daemon, end)
+    assert vm.run("NOP").header["status"] == "done"
 
 
 def test_a_deadline_goes_on(vgpufs):

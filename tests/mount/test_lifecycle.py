@@ -5,6 +5,7 @@ import os
 import pwd
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -444,6 +445,27 @@ def test_reload_brings_a_vm_back(vgpufs):
     daemon.restart()
     assert sorted(os.listdir(vm.data)) == ["kept", "new"]
     assert int(vm.run("NOP").header["job"]) > int(header["job"])
+
+
+def test_a_vm_that_could_not_be_read(vgpufs):
+    """It is not shown without its jobs: the next reload reads them again."""
+    daemon = vgpufs({"vgpufs": {"vms": "1-3"}})
+    vm = daemon.vm(3)
+    before = vm.run("NOP tag=kept").raw
+    daemon.stop()
+    daemon.write_config({"vgpufs": {"vms": "1-2"}})
+    daemon.start()
+    with sqlite3.connect(daemon.state_dir / "state.db") as database:
+        database.execute("ALTER TABLE job RENAME TO elsewhere")
+    reload(daemon, {"vgpufs": {"vms": "1-3"}})
+    daemon.wait_log("vm3: not all of its jobs could be read")
+    assert not vm.dir.exists()
+    with sqlite3.connect(daemon.state_dir / "state.db") as database:
+        database.execute("ALTER TABLE elsewhere RENAME TO job")
+    daemon.kill(signal.SIGHUP)
+    wait_until(vm.dir.exists, what="it is back")
+    assert vm.jobs() == {"kept"}
+    assert vm.job_result("kept").raw == vm.result().raw == before
 
 
 def test_a_vm_is_back_as_a_whole(vgpufs):

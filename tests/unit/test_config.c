@@ -54,6 +54,7 @@ static void test_defaults(void **state)
     assert_string_equal(config->state_dir, "/var/lib/vgpufs");
     assert_int_equal(config->durability, DURABILITY_SYNC);
     assert_int_equal(config->on_restart, ON_RESTART_RERUN);
+    assert_int_equal(config->max_reruns, 3);
     assert_int_equal(config->stop_timeout_ms, 10000);
     assert_int_equal(config->stats_log_interval_ms, 60000);
     assert_int_equal(config->log_level, LOG_LEVEL_INFO);
@@ -114,6 +115,7 @@ static void test_every_key(void **state)
                                   "vms = 5, 1-3\t65535\n"
                                   "durability = group  50ms\n"
                                   "on_restart = fail\n"
+                                  "max_reruns = 7\n"
                                   "stop_timeout = 1.5s\n"
                                   "stats_log_interval = 0\n"
                                   "log_level = debug\n"
@@ -157,6 +159,7 @@ static void test_every_key(void **state)
     assert_int_equal(config->durability, DURABILITY_GROUP);
     assert_int_equal(config->group_ms, 50);
     assert_int_equal(config->on_restart, ON_RESTART_FAIL);
+    assert_int_equal(config->max_reruns, 7);
     assert_int_equal(config->stop_timeout_ms, 1500);
     assert_int_equal(config->stats_log_interval_ms, 0);
     assert_int_equal(config->log_level, LOG_LEVEL_DEBUG);
@@ -708,6 +711,7 @@ static void test_lists(void **state)
         "vms",
         "durability",
         "on_restart",
+        "max_reruns",
         "stop_timeout",
         "stats_log_interval",
         "log_level",

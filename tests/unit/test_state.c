@@ -533,12 +533,12 @@ static void test_newer_version(void **unused)
     open_state();
     state_put_job_numbers(opened, 5, 99);
     close_state();
-    run_sql("PRAGMA user_version = 3");
-    assert_no_state(scratch_path("state"), "is of version 3, this vgpufs knows 2", "install");
+    run_sql("PRAGMA user_version = 4");
+    assert_no_state(scratch_path("state"), "is of version 4, this vgpufs knows 3", "install");
     run_sql("PRAGMA user_version = -1");
     assert_no_state(scratch_path("state"), "is of version", "install");
     /* It was left as it is. */
-    run_sql("PRAGMA user_version = 2");
+    run_sql("PRAGMA user_version = 3");
     open_state();
     assert_vms("vm5 99 1 -\n");
 }
