@@ -16,7 +16,11 @@
 #define RECENT_US 2000000
 #define MAX_VIEWS 256
 
-/* What changes by itself has a multiple of this size; nothing else is padded. */
+/* How long after it was replaced a version is still read by who was told its size. */
+#define FORMER_US 10000000
+
+/* What changes by itself has a multiple of this size, less 1; nothing else is padded. The 1 is
+ * missing so that who reads in powers of two never asks for just a former version's size. */
 static const size_t widths[NODE_KINDS] = {
     [NODE_STATS] = 4096,  [NODE_STATS_JSON] = 4096, [NODE_METRICS] = 4096, [NODE_QUEUE] = 4096,
     [NODE_STATUS] = 1024, [NODE_JOB_STATUS] = 256,  [NODE_RESPONSE] = 256,
@@ -29,6 +33,8 @@ struct nfs_view {
     struct timespec changed;
     uint64_t used_us;
     uint64_t piece_us; /* when a part was read that did not reach the end; 0: since then the end */
+    struct blob *former; /* the last version of another size; NULL: there was none */
+    uint64_t former_us;  /* when it was replaced */
 };
 
 void nfs_views_init(struct nfs_views *views)
@@ -41,6 +47,7 @@ static void view_free(struct nfs_views *views, struct nfs_view *view)
 {
     table_remove(&views->views, &view->by_ino);
     blob_unref(view->content);
+    blob_unref(view->former);
     free(view);
 }
 
@@ -132,7 +139,7 @@ static struct blob *view_render(const struct node *node, size_t old)
     size_t unit = widths[kind];
     if (unit && text.size) {
         size_t roomy = text.size + text.size / 4;
-        pad(&text, kind, old >= text.size ? old : (roomy + unit - 1) / unit * unit);
+        pad(&text, kind, old >= text.size ? old : (roomy / unit + 1) * unit - 1);
     }
     return blob_from_text(&text);
 }
@@ -142,6 +149,19 @@ static bool same(const struct blob *a, const struct blob *b)
     return a && a->size == b->size && memcmp(a->data, b->data, a->size) == 0;
 }
 
+static void view_replace(struct nfs_view *view, struct blob *made, uint64_t now_us)
+{
+    struct blob *old = view->content;
+    if (old && old->size != made->size) {
+        struct blob *forgotten = view->former;
+        view->former = old;
+        view->former_us = now_us;
+        old = forgotten;
+    }
+    blob_unref(old);
+    view->content = made;
+}
+
 /* view_update takes `made`, if nobody is in the middle of reading the old version. */
 static void view_update(struct nfs_view *view, struct blob *made, uint64_t now_us)
 {
@@ -149,8 +169,7 @@ static void view_update(struct nfs_view *view, struct blob *made, uint64_t now_u
     if ((reading && view->content) || same(view->content, made)) {
         blob_unref(made);
     } else {
-        blob_unref(view->content);
-        view->content = made;
+        view_replace(view, made, now_us);
         view->changed = clock_change();
         view->piece_us = 0;
     }
@@ -195,6 +214,18 @@ bool nfs_view_peek(const struct node *node, off_t *size, struct timespec *change
     return recent;
 }
 
+/*
+ * reads_former: a client asks for as many bytes as it was told. The kernel's server asks for the
+ * attributes again before it reads, for the permissions, and that may have made a longer version,
+ * of which the client would see the beginning. What a client has written changes when it writes.
+ */
+static bool reads_former(const struct nfs_view *view, const struct node *node, uint64_t offset,
+                         size_t size)
+{
+    return widths[node->type->kind] && view->former && offset == 0 && size == view->former->size &&
+           view->used_us - view->former_us < FORMER_US;
+}
+
 /* view_known returns a reference to the version that there is, or NULL. */
 static struct blob *view_known(const struct node *node, uint64_t offset, size_t size)
 {
@@ -203,10 +234,12 @@ static struct blob *view_known(const struct node *node, uint64_t offset, size_t 
     pthread_mutex_lock(&views->lock);
     struct nfs_view *view = view_find(views, node_self_ino(node));
     if (view) {
-        content = blob_ref(view->content);
         view->used_us = clock_now_us();
+        bool former = reads_former(view, node, offset, size);
+        content = blob_ref(former ? view->former : view->content);
         bool whole = offset >= content->size || size >= content->size - offset;
-        view->piece_us = whole ? 0 : view->used_us;
+        if (!former)
+            view->piece_us = whole ? 0 : view->used_us;
     }
     pthread_mutex_unlock(&views->lock);
     return content;

@@ -8,7 +8,8 @@
  * make a new one, READ returns it, and none is made while somebody is between
  * the pieces of a long one. Versions of a file have the same size, with blanks
  * before the last newline, as far as that can be: what is said may grow between
- * the attributes and READ.
+ * the attributes and READ. When it outgrows that, who asks for just the size of
+ * the version before gets that one, for a while.
  *
  * Thread-safe. The VM's lock is taken without the lock of the views.
  */

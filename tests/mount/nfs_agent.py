@@ -4,10 +4,12 @@ from here for the requests of an NFS server."""
 import ctypes
 import json
 import os
+import signal
 import sys
 import threading
 
 lock = threading.Lock()
+threads = {}  # number of a call that runs -> its thread
 
 
 def stat(path):
@@ -46,8 +48,14 @@ def utime(path, times):
     os.utime(path, times and tuple(times))
 
 
+def interrupt(number):
+    """Sends a signal to the thread of another call, as the end of an NFS server's threads does."""
+    signal.pthread_kill(threads[number].ident, signal.SIGUSR1)
+
+
 CALLS = {function.__name__: function for function in
-         (stat, pwrite, pread, utime, splice, cached_pages, os.open, os.close, os.listdir, os.truncate, os.chmod)}
+         (stat, pwrite, pread, utime, splice, cached_pages, interrupt, os.open, os.close, os.listdir,
+          os.truncate, os.chmod)}
 
 
 def run(order):
@@ -55,11 +63,16 @@ def run(order):
         answer = {"value": CALLS[order["call"]](*order["arguments"])}
     except OSError as error:
         answer = {"errno": error.errno}
+    del threads[order["id"]]
     with lock:
         sys.stdout.write(json.dumps(dict(answer, id=order["id"])) + "\n")
         sys.stdout.flush()
 
 
+signal.signal(signal.SIGUSR1, lambda *_: None)
 for line in sys.stdin:
-    threading.Thread(target=run, args=(json.loads(line),), daemon=True).start()
+    order = json.loads(line)
+    thread = threading.Thread(target=run, args=(order,), daemon=True)
+    threads[order["id"]] = thread
+    thread.start()
 os._exit(0)

@@ -15,8 +15,12 @@ from harness import FACTOR, HERE
 class Call:
     """A call under way in the server's process."""
 
-    def __init__(self):
+    def __init__(self, server, number):
+        self.server, self.number = server, number
         self.done, self.answer = threading.Event(), None
+
+    def interrupt(self):
+        self.server.do("interrupt", self.number)
 
     def waits(self, seconds=0.3):
         """Has it no answer after that time?"""
@@ -51,10 +55,9 @@ class NfsServer:
             call.done.set()
 
     def begin(self, name, *arguments):
-        call = Call()
         with self.lock:
             number = next(self.numbers)
-            self.calls[number] = call
+            call = self.calls[number] = Call(self, number)
             self.process.stdin.write(json.dumps(
                 {"id": number, "call": name,
                  "arguments": [os.fspath(a) if isinstance(a, os.PathLike) else a

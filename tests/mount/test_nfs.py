@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from harness import errno_of, parse_records, parse_result, read_file, wait_until
+from harness import errno_of, parse_records, parse_result, read_file, wait_until, write_file
 from nfs_server import NfsServer
 
 pytestmark = pytest.mark.root
@@ -201,6 +201,20 @@ def test_who_waits_and_who_is_sent_away(vgpufs, server):
         mount.ctl(f"release vm{vm.number}")
     for call in [call for call in first if not call.done.is_set()] + [second, third]:
         call.value()
+
+
+def test_an_interrupted_wait(mount, server, vm):
+    """A restart of the NFS server interrupts its threads: NFS cannot carry EINTR, which would become
+    EIO at the guest, so that is told to ask again. Who else waits goes on."""
+    mount.ctl(f"hold vm{vm.number}")
+    vm.submit("NOP")
+    calls = [server.begin("stat", vm.dir / "result") for _ in range(2)]
+    assert all(call.waits() for call in calls)
+    calls[0].interrupt()
+    assert errno_of(calls[0].value) == "EAGAIN"
+    assert calls[1].waits()
+    mount.ctl(f"release vm{vm.number}")
+    assert calls[1].value()[0] == len(read_file(vm.dir / "result"))
 
 
 def test_a_stop_answers_who_waits(vgpufs, server):
@@ -557,6 +571,36 @@ def test_a_change_shows_at_once(server, vm):
     after = server.do("stat", vm.dir / "status")
     assert b"state=rejected" in server.read(vm.dir / "status")
     assert after[2] > before[2] and after[1] == after[2]
+
+
+@pytest.mark.parametrize("what", ["status", "response.txt", "queue"])
+def test_what_grows_between_attributes_and_read(mount, server, vm, what):
+    """Before each READ the kernel's server asks for the attributes again, for the permissions. The
+    client has been told a size and asks for so many bytes: it gets the version that has them, not
+    the beginning of a longer one. Who has been told of that one, or asks for more, gets it."""
+    path = mount.path(what) if what == "queue" else vm.dir / what
+    mount.ctl(f"hold vm{vm.number}")
+    vm.submit("NOP")
+    fd = server.do("open", path, os.O_RDONLY)
+    before = server.read(path)
+    told = server.size(path)
+    if what == "queue":
+        vm.submit(*[f"NOP tag={'t' * 60}{number}" for number in range(60)])
+    elif what == "response.txt":
+        errno_of(write_file, vm.dir / "request.txt", "BOGUS" * 40)
+    else:
+        errno_of(vm.submit, '"' * 255)
+    grown = server.size(path)
+    assert grown > told == len(before)
+    piece = server.do("pread", fd, told, 0).encode()
+    assert len(piece) == told
+    assert piece.split()[:4] == before.split()[:4] and piece.endswith(b" \n"), "the end is cut off"
+    for size in grown, 65536:
+        newer = server.do("pread", fd, size, 0).encode()
+        assert len(newer) == grown and newer.endswith(b" \n")
+        assert not newer.startswith(piece)
+    server.do("close", fd)
+    mount.ctl(f"release vm{vm.number}")
 
 
 # --- inodes --------------------------------------------------------------------------------------

@@ -11,9 +11,12 @@ def waiting_readers(rig, guest, count, milliseconds=3600000):
     """A job of the guest that runs until it is cancelled, and `count` readers that wait for it."""
     guest.submit(f"L:1:{guest.number}:SLEEP ms={milliseconds} timeout=3600")
     job = guest.newest()["job"]
-    readers = guest.call(f"/payload/guest.py wait_together {count}", timeout=300)
-    guest.sh("for i in $(seq 300); do test $(ls /proc/$(pgrep -of wait_together)/task | wc -l) "
-             f"-gt {count} && exit 0; sleep 0.1; done; exit 1", timeout=90)
+    guest.sh("rm -f /tmp/readers.pid")
+    readers = guest.call("echo $$ > /tmp/readers.pid; "
+                         f"exec /payload/guest.py wait_together {count}", timeout=600)
+    guest.sh("for i in $(seq 600); do test -s /tmp/readers.pid && "
+             f"test $(ls /proc/$(cat /tmp/readers.pid)/task | wc -l) -gt {count} && exit 0; "
+             "sleep 0.1; done; exit 1", timeout=180)
     return job, readers
 
 
