@@ -57,6 +57,49 @@ def test_the_waiting_guest_itself(rig, guest):
         assert readers.wait().code == 0
 
 
+# A read beside one that waits takes 0.02 s where opens do not take turns, in an idle machine.
+DELAY_SECONDS = 1
+
+
+@pytest.mark.layout(version=("4.0",))
+def test_opens_of_v40_take_turns(rig, guest, other):
+    """The one exception of v4.0, as vgpufs(7) tells it: a reader that waits holds up the opens of
+    its own guest, for some seconds; not what needs no open, and not the other guest."""
+    job, readers = waiting_readers(rig, guest, 1)
+    try:
+        delayed = guest.call(f"cat {guest.dir}/status", timeout=180)
+        assert f"{guest.dir}/status" in guest.sh(f"ls {guest.dir}/status", timeout=60)
+        assert other.job("NOP", timeout=120).header["status"] == "done"
+        outcome = delayed.wait()
+        assert outcome.code == 0 and f"newest job={job} " in outcome.out, outcome
+        assert delayed.seconds > DELAY_SECONDS
+        assert not readers.done()
+    finally:
+        end_readers(rig, guest, job, readers, 1)
+
+
+def test_a_reader_is_interrupted(rig, guest):
+    """Ctrl-C, or a kill, ends a cat that waits; the job goes on, and the next one reads its result."""
+    guest.submit("L:1:3:SLEEP ms=3600000 timeout=3600")
+    job = guest.newest()["job"]
+    try:
+        for name, code in (("INT", -2), ("TERM", -15), ("KILL", -9)):
+            reader = guest.call(f"echo $$ > /tmp/waiting.pid; exec cat {guest.dir}/result", 300)
+            guest.sh("for i in $(seq 600); do grep -q '^cat' /proc/$(cat /tmp/waiting.pid)/comm && "
+                     "! grep -qx 0 /proc/$(cat /tmp/waiting.pid)/wchan && exit 0; "
+                     "sleep 0.1; done; exit 1", timeout=120)
+            time.sleep(0.5)  # it is in the request, not on its way to it
+            assert not reader.done()
+            guest.sh(f"kill -{name} $(cat /tmp/waiting.pid)")
+            outcome = reader.wait()
+            assert outcome.code == code and outcome.out == "", (name, outcome)
+            assert reader.seconds < 250, "it was not the signal that ended it"
+        assert rig.stats()["vm 3"]["running"] == "1"
+    finally:
+        rig.ctl(f"cancel vm3 {job}")
+    assert guest.result(timeout=120).header["job"] == job
+
+
 def test_priorities(rig, guest, other):
     """What was submitted later with a higher priority runs first, whoever submitted it."""
     rig.ctl("hold L")
