@@ -7,6 +7,7 @@
 #include "server.h"
 #include "session.h"
 #include "stats.h"
+#include "watchdog.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -21,9 +22,6 @@
 #include <sys/signalfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
-#ifdef HAVE_SYSTEMD
-#include <systemd/sd-daemon.h>
-#endif
 
 #define EXIT_USAGE 2
 #define EXPIRE_MS  60000
@@ -167,9 +165,7 @@ static void background_enter(void)
 /* ready_tell tells whoever waits for it that all is mounted. */
 static void ready_tell(void)
 {
-#ifdef HAVE_SYSTEMD
-    sd_notify(0, "READY=1");
-#endif
+    manager_tell("READY=1");
     if (ready_pipe < 0)
         return;
     int null = open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -183,15 +179,6 @@ static void ready_tell(void)
     close(ready_pipe);
     if (chdir("/") < 0)
         log_warning("cannot leave the working folder: %s", strerror(errno));
-}
-
-static void status_tell(const char *status)
-{
-#ifdef HAVE_SYSTEMD
-    sd_notify(0, status);
-#else
-    (void)status;
-#endif
 }
 
 /* Running. */
@@ -236,7 +223,7 @@ static void reload(const struct options *options, struct server *server, const s
                    uint64_t *interval_ms)
 {
     struct text error = {0};
-    status_tell("RELOADING=1");
+    manager_tell("RELOADING=1");
     struct config *config =
         config_read(options, first->file, options->mountpoint ? first->mountpoint : NULL);
     if (config && config_reload_refused(first, config, &error)) {
@@ -250,7 +237,7 @@ static void reload(const struct options *options, struct server *server, const s
     }
     text_finish(&error);
     config_destroy(config);
-    status_tell("READY=1");
+    manager_tell("READY=1");
 }
 
 /* wait_ms: until the next thing that is due. */
@@ -266,9 +253,12 @@ static void serve(const struct options *options, struct server *server, const st
 {
     uint64_t interval_ms = config->stats_log_interval_ms;
     uint64_t stats_us = clock_now_us() + interval_ms * 1000;
+    struct watchdog watchdog;
+    watchdog_start(&watchdog);
     for (;;) {
         struct pollfd wanted = {.fd = signals, .events = POLLIN};
-        poll(&wanted, 1, wait_ms(clock_now_us(), interval_ms ? stats_us : UINT64_MAX));
+        uint64_t due_us = interval_ms && stats_us < watchdog.due_us ? stats_us : watchdog.due_us;
+        poll(&wanted, 1, wait_ms(clock_now_us(), due_us));
         struct signalfd_siginfo signal_info;
         while (read(signals, &signal_info, sizeof(signal_info)) == sizeof(signal_info)) {
             if (signal_info.ssi_signo != SIGHUP)
@@ -276,6 +266,8 @@ static void serve(const struct options *options, struct server *server, const st
             reload(options, server, config, &interval_ms);
         }
         server_expire(server);
+        if (clock_now_us() >= watchdog.due_us)
+            watchdog_tick(&watchdog, server);
         if (interval_ms && stats_us > clock_now_us() + interval_ms * 1000)
             stats_us = clock_now_us() + interval_ms * 1000; /* a reload has made it shorter */
         if (interval_ms && clock_now_us() >= stats_us) {
@@ -303,7 +295,7 @@ static int run(const struct options *options, struct config *config)
                      : "");
         ready_tell();
         serve(options, &server, config, signals);
-        status_tell("STOPPING=1");
+        manager_tell("STOPPING=1\nSTATUS=ending running jobs");
         log_info("stopping");
         status = EXIT_SUCCESS;
         /* By hand, unmounting is a way to stop it. Here vgpufs-mount has ended: the service manager

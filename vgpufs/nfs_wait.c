@@ -6,6 +6,8 @@
 #include "nfs_lines.h"
 #include "nodes.h"
 #include "parked.h"
+#include "process.h"
+#include "pulse.h"
 #include "server.h"
 #include "vm.h"
 
@@ -17,6 +19,7 @@
 struct nfs_wait {
     struct server *server;
     pthread_t thread;
+    struct pulse pulse;
     pthread_cond_t changed; /* CLOCK_MONOTONIC; there is something to do, or an earlier deadline */
     pthread_mutex_t lock;   /* guards all below, and VMs' nfs_waiting */
     struct nfs_turns turns;
@@ -298,7 +301,9 @@ static void *wait_run(void *argument)
 {
     struct nfs_wait *wait = argument;
     pthread_mutex_lock(&wait->lock);
+    thread_name("nfs", "wait");
     for (;;) {
+        pulse_answer(&wait->pulse);
         struct parked *again = wait->again;
         const struct nfs_turn *next = nfs_turns_next(&wait->turns);
         if (again) {
@@ -319,6 +324,19 @@ static void *wait_run(void *argument)
     }
     pthread_mutex_unlock(&wait->lock);
     return NULL;
+}
+
+void nfs_wait_ask(struct nfs_wait *wait)
+{
+    pulse_ask(&wait->pulse);
+    pthread_mutex_lock(&wait->lock);
+    pthread_cond_signal(&wait->changed);
+    pthread_mutex_unlock(&wait->lock);
+}
+
+bool nfs_wait_is_silent(const struct nfs_wait *wait)
+{
+    return pulse_is_missing(&wait->pulse);
 }
 
 void nfs_wait_limit(struct nfs_wait *wait, const struct config *config)

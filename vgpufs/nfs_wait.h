@@ -36,6 +36,9 @@ struct nfs_wait *nfs_wait_create(struct server *server);
 /* nfs_wait_stop ends the thread, when no job is pending any more; requests may still come. */
 void nfs_wait_stop(struct nfs_wait *wait);    /* accepts NULL */
 void nfs_wait_destroy(struct nfs_wait *wait); /* accepts NULL */
+/* nfs_wait_ask wakes the thread for an answer; nfs_wait_is_silent: there is none yet. */
+void nfs_wait_ask(struct nfs_wait *wait);
+bool nfs_wait_is_silent(const struct nfs_wait *wait);
 void nfs_wait_limit(struct nfs_wait *wait, const struct config *config);
 
 /* These answer the request, of an NFS server, now or later. The node's content is a result. */

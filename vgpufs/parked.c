@@ -3,6 +3,8 @@
 #include "common/log.h"
 #include "nfs_wait.h"
 #include "nodes.h"
+#include "process.h"
+#include "pulse.h"
 #include "server.h"
 #include "vm.h"
 
@@ -242,6 +244,7 @@ void watcher_set(struct watcher *watcher, struct job *job, struct fuse_pollhandl
 struct notifier {
     struct server *server;
     pthread_t thread;
+    struct pulse pulse;
     int pipe[2];          /* words of interrupt_post; [0] is read by the thread */
     pthread_mutex_t lock; /* guards all below */
     struct text polls;    /* struct fuse_pollhandle pointers to notify */
@@ -280,6 +283,17 @@ void notifier_inval_root(struct notifier *notifier)
     notifier->inval_root = true;
     pthread_mutex_unlock(&notifier->lock);
     notifier_wake(notifier);
+}
+
+void notifier_ask(struct notifier *notifier)
+{
+    pulse_ask(&notifier->pulse);
+    notifier_wake(notifier);
+}
+
+bool notifier_is_silent(const struct notifier *notifier)
+{
+    return pulse_is_missing(&notifier->pulse);
 }
 
 static void polls_notify(struct fuse_pollhandle *const *polls, size_t count)
@@ -330,7 +344,9 @@ static void *notifier_run(void *argument)
 {
     struct notifier *notifier = argument;
     uint64_t words[64];
+    thread_name("interrupts", "");
     for (;;) {
+        pulse_answer(&notifier->pulse);
         ssize_t size = read(notifier->pipe[0], words, sizeof(words));
         for (ssize_t i = 0; i < size / (ssize_t)sizeof(words[0]); i++) {
             struct vm *vm = words[i] == WAKE_WORD

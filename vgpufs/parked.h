@@ -88,6 +88,9 @@ extern _Thread_local uint64_t parked_current_unique;
 struct notifier;
 struct notifier *notifier_create(struct server *server); /* NULL with errno */
 void notifier_destroy(struct notifier *notifier);
+/* notifier_ask wakes the thread for an answer; notifier_is_silent: there is none yet. */
+void notifier_ask(struct notifier *notifier);
+bool notifier_is_silent(const struct notifier *notifier);
 /* notifier_inval_root makes the kernel ask for the VMs and their owners again, after a reload. */
 void notifier_inval_root(struct notifier *notifier);
 

@@ -11,6 +11,7 @@
 
 #include "config.h"
 #include "histogram.h"
+#include "pulse.h"
 #include "queue.h"
 #include "slot.h"
 
@@ -52,6 +53,7 @@ struct pool {
     const char *name;
     pthread_t thread;
     bool has_thread;
+    struct pulse pulse;          /* of its thread */
     int epoll, timer, wake;      /* descriptors; -1 while not made */
     char **executor;             /* the words of its command line */
     _Atomic uint64_t max_run_ms; /* the longest run time of a job */
@@ -93,6 +95,9 @@ bool pool_wait_idle(struct pool *pool, uint64_t ms);
  * fails, as on_restart says. pool_finish frees. */
 void pool_stop(struct pool *pool);
 void pool_finish(struct pool *pool);
+/* pool_ask wakes the thread for an answer; pool_is_silent: there is none yet. */
+void pool_ask(struct pool *pool);
+bool pool_is_silent(const struct pool *pool);
 /* pool_reload takes new limits. */
 void pool_reload(struct pool *pool, const struct config_pool *config);
 

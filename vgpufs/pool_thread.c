@@ -4,6 +4,7 @@
 
 #include "clock.h"
 #include "common/log.h"
+#include "process.h"
 #include "server.h"
 #include "vm.h"
 
@@ -115,6 +116,7 @@ static void pool_tick(struct pool *pool)
     pthread_mutex_unlock(&pool->lock);
     expired_end(pool);
     slots_tick(pool);
+    pulse_answer(&pool->pulse);
     pthread_mutex_lock(&pool->lock);
     pool_arm_timer(pool, earliest_due_us(pool));
     pthread_mutex_unlock(&pool->lock);
@@ -135,6 +137,7 @@ static void *pool_run(void *argument)
 {
     struct pool *pool = argument;
     uint64_t quit_since = 0;
+    thread_name("pool", pool->name);
     pool_tick(pool); /* launches the executors */
     for (;;) {
         struct epoll_event events[16];
@@ -152,6 +155,19 @@ static void *pool_run(void *argument)
         if (quit_since && pool_has_quit(pool, quit_since))
             return NULL;
     }
+}
+
+void pool_ask(struct pool *pool)
+{
+    pulse_ask(&pool->pulse);
+    pthread_mutex_lock(&pool->lock);
+    pool_arm_timer(pool, 0);
+    pthread_mutex_unlock(&pool->lock);
+}
+
+bool pool_is_silent(const struct pool *pool)
+{
+    return pulse_is_missing(&pool->pulse);
 }
 
 /* Life. */

@@ -1,6 +1,7 @@
 #include "process.h"
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,4 +29,11 @@ uint64_t process_start_time(pid_t pid)
             field++;
     }
     return field ? strtoull(field, NULL, 10) : 0;
+}
+
+void thread_name(const char *room, const char *which)
+{
+    char name[16]; /* pthread_setname_np(3) takes no more */
+    snprintf(name, sizeof(name), "%s %s", room, which);
+    pthread_setname_np(pthread_self(), name);
 }

@@ -12,4 +12,7 @@
  */
 uint64_t process_start_time(pid_t pid);
 
+/* thread_name names the calling thread, for top(1), gdb(1) and their like: "room which". */
+void thread_name(const char *room, const char *which);
+
 #endif

@@ -4,6 +4,8 @@
 #include "fs_handle.h"
 #include "holder_client.h"
 #include "parked.h"
+#include "process.h"
+#include "pulse.h"
 #include "server.h"
 
 #include "common/log.h"
@@ -34,6 +36,8 @@ extern char **environ;
 /* One mount a process. */
 static struct {
     pthread_t threads[MAX_THREADS];
+    struct pulse pulses[MAX_THREADS];
+    _Atomic(struct fuse_session *) fuse; /* what they serve */
     unsigned thread_count;
     sem_t greeted; /* posted by the kernel's INIT */
     bool is_held;  /* vgpufs-mount has made the mount, and unmounts it */
@@ -138,13 +142,16 @@ static void kick(int number)
 
 static void *receive_run(void *argument)
 {
-    struct fuse_session *fuse = argument;
+    struct pulse *pulse = argument;
+    struct fuse_session *fuse = atomic_load(&session.fuse);
     struct fuse_buf buffer = {0};
+    thread_name("mount", "");
     sigset_t kicks;
     sigemptyset(&kicks);
     sigaddset(&kicks, SIGUSR1);
     pthread_sigmask(SIG_UNBLOCK, &kicks, NULL);
     while (!fuse_session_exited(fuse)) {
+        pulse_answer(pulse);
         int size = fuse_session_receive_buf(fuse, &buffer);
         if (size == -EINTR)
             continue;
@@ -174,8 +181,9 @@ static int threads_start(struct fuse_session *fuse, struct text *error)
 {
     struct sigaction action = {.sa_handler = kick};
     sigaction(SIGUSR1, &action, NULL);
+    atomic_store(&session.fuse, fuse);
     for (unsigned i = 0; i < thread_count(); i++) {
-        if (pthread_create(&session.threads[i], NULL, receive_run, fuse) != 0) {
+        if (pthread_create(&session.threads[i], NULL, receive_run, &session.pulses[i]) != 0) {
             text_puts(error, "cannot start the threads that serve the mount");
             return -1;
         }
@@ -191,6 +199,22 @@ static int threads_start(struct fuse_session *fuse, struct text *error)
         return -1;
     }
     return 0;
+}
+
+void session_ask(void)
+{
+    for (unsigned i = 0; i < session.thread_count; i++) {
+        pulse_ask(&session.pulses[i]);
+        pthread_kill(session.threads[i], SIGUSR1);
+    }
+}
+
+bool session_is_silent(void)
+{
+    for (unsigned i = 0; i < session.thread_count; i++)
+        if (pulse_is_missing(&session.pulses[i]))
+            return true;
+    return false;
 }
 
 bool session_was_taken_away(void)

@@ -35,6 +35,9 @@ int session_mount(struct server *server, const char *mountpoint,
  * waiting are aborted.
  */
 void session_unmount(struct server *server);
+/* session_ask wakes the threads for an answer; session_is_silent: one has not given it yet. */
+void session_ask(void);
+bool session_is_silent(void);
 /* session_was_taken_away: has somebody else unmounted it? */
 bool session_was_taken_away(void);
 

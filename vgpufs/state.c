@@ -4,6 +4,7 @@
 #include "clock.h"
 #include "common/log.h"
 #include "kill_point.h"
+#include "process.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -124,6 +125,7 @@ static int group_write(struct state *state, const struct change *group, bool ful
 static bool writer_wait(struct state *state)
 {
     for (;;) {
+        pulse_answer(&state->writer_pulse);
         bool work = state->first || state->wanted > state->durable;
         if (state->stopping)
             return state->first != NULL;
@@ -147,6 +149,7 @@ static void *writer_run(void *argument)
 {
     struct state *state = argument;
     pthread_mutex_lock(&state->lock);
+    thread_name("state", "write");
     while (writer_wait(state)) {
         struct change *group = state->first, **end = state->last;
         state_ticket ticket = state->newest;
@@ -261,7 +264,9 @@ static void *announcer_run(void *argument)
 {
     struct state *state = argument;
     pthread_mutex_lock(&state->lock);
+    thread_name("state", "tell");
     for (;;) {
+        pulse_answer(&state->announcer_pulse);
         struct state_waiter *due = due_take(state);
         if (!due && state->stopping)
             break;
@@ -305,6 +310,21 @@ void state_settle(struct state *state)
     while (state->waiters || state->announcing)
         pthread_cond_wait(&state->written, &state->lock);
     pthread_mutex_unlock(&state->lock);
+}
+
+void state_ask(struct state *state)
+{
+    pulse_ask(&state->writer_pulse);
+    pulse_ask(&state->announcer_pulse);
+    pthread_mutex_lock(&state->lock);
+    pthread_cond_signal(&state->asked);
+    pthread_cond_broadcast(&state->written);
+    pthread_mutex_unlock(&state->lock);
+}
+
+bool state_is_silent(const struct state *state)
+{
+    return pulse_is_missing(&state->writer_pulse) || pulse_is_missing(&state->announcer_pulse);
 }
 
 bool state_is_behind(struct state *state)

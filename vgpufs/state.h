@@ -170,6 +170,9 @@ void state_settle(struct state *state);
 /* state_is_behind: guests' changes that can be refused must be (ENOSPC), or they fill the memory.
  */
 bool state_is_behind(struct state *state);
+/* state_ask wakes the threads for an answer; state_is_silent: one has not given it yet. */
+void state_ask(struct state *state);
+bool state_is_silent(const struct state *state);
 /* state_is_failing: the last attempt to write failed. */
 bool state_is_failing(struct state *state);
 /* state_now is the ticket of all that was asked for so far. */

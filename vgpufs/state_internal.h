@@ -4,6 +4,7 @@
 #ifndef VGPUFS_STATE_INTERNAL_H
 #define VGPUFS_STATE_INTERNAL_H
 
+#include "pulse.h"
 #include "state.h"
 
 #include <pthread.h>
@@ -89,6 +90,7 @@ struct state {
     struct reserve reserve;
     pthread_t writer, announcer;
     bool has_writer, has_announcer;
+    struct pulse writer_pulse, announcer_pulse;
     pthread_mutex_t lock; /* guards all below */
     pthread_cond_t asked, written;
     struct change *first, **last;

@@ -86,6 +86,13 @@ class Units(unittest.TestCase):
         self.assertEqual(unit.words("CapabilityBoundingSet"), [])
         self.assertEqual(unit.words("AmbientCapabilities"), [])
 
+    def test_the_watchdog(self):
+        """Who is not fed is started again; a program that cannot feed is not watched."""
+        unit = Several(BUILD / "config/vgpufs.service")
+        expected = {"notify": ["60s"], "exec": ["0"]}[unit.get("Service", "Type")]
+        self.assertEqual(unit.words("WatchdogSec"), expected)
+        self.assertEqual(unit.words("Restart"), ["on-failure"])
+
     def test_what_must_not_be_used(self):
         """Each of these has its reason in a comment of the unit, and is nowhere else."""
         text = (BUILD / "config/vgpufs.service").read_text()
