@@ -36,7 +36,7 @@ class Result:
         self.status, self.error = fields["status"], fields.get("error", "")
         self.fields, self.output = fields, output
         # Less what computing and moving data took this time.
-        self.answer = re.sub(r" compute_us=\d+ copy_us=\d+$", "", output, flags=re.M)
+        self.answer = re.sub(r" compute_us=\d+ copy_us=\d+ verify_us=\d+$", "", output, flags=re.M)
 
     def numbers(self):
         return dict(pair.split("=", 1) for pair in self.output.split())

@@ -76,7 +76,8 @@ def test_files_are_added_as_on_the_cpu(cpu, dtype, typecode, late_us):
         assert content(out, typecode) == content(cpu_out, typecode)
         assert int(found.fields["copy_us"]) > 0
         assert int(found.fields["compute_us"]) > 0
-        for name in ("compute_us", "copy_us"):
+        assert int(found.fields["verify_us"]) > 0
+        for name in ("compute_us", "copy_us", "verify_us"):
             assert found.numbers()[name] == found.fields[name]
         clean(cuda)
 

@@ -258,7 +258,7 @@ def test_on_another_driver(cpu, standin):
             found, wanted = cuda.done(command, **arguments), cpu.done(command, **arguments)
             assert "backend" not in found.fields # the device itself
             assert int(found.fields["compute_us"]) > 0
-            for name in ("compute_us", "copy_us"):
+            for name in ("compute_us", "copy_us", "verify_us"):
                 assert f" {name}={found.fields[name]}" in found.output
             if command != "SANITY":
                 near(found.numbers(), wanted.numbers(), 1e-5)

@@ -214,7 +214,7 @@ def parse_header(line):
 
 def without_times(body):
     """A workload's output, less what computing and moving data took this time."""
-    return re.sub(rb" compute_us=\d+ copy_us=\d+$", b"", body, flags=re.M)
+    return re.sub(rb" compute_us=\d+ copy_us=\d+ verify_us=\d+$", b"", body, flags=re.M)
 
 
 Result = collections.namedtuple("Result", "header body raw")

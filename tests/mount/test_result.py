@@ -40,7 +40,7 @@ def test_done(vm):
     assert re.search(rb' device="[^"]+" ', result.raw)
     assert header["wait_us"].isdigit() and int(header["run_us"]) > 0
     assert re.fullmatch(rb"n=1048576 dtype=f32 sum=\d+\.?\d* max_abs_error=0"
-                        rb" compute_us=\d+ copy_us=\d+\n", result.body)
+                        rb" compute_us=\d+ copy_us=\d+ verify_us=\d+\n", result.body)
     assert list(header) == HEADER_KEYS
 
 

@@ -88,7 +88,7 @@ def test_echo_and_cat(vm):
     header = parse_fields(first)
     assert header["status"] == "done"
     assert re.fullmatch(r"n=1024 dtype=f32 sum=-?[0-9.e+]+ max_abs_error=0"
-                        r" compute_us=\d+ copy_us=\d+", second)
+                        r" compute_us=\d+ copy_us=\d+ verify_us=\d+", second)
     assert int(header["bytes"]) == len(second) + 1
 
 

@@ -24,7 +24,7 @@ def vgpuctl(mount, *words):
 def test_run_done(mount, vm):
     status, output, error = vgpu_run(mount, vm, "VECTOR_ADD", "n=1024", "seed=7")
     assert status == 0, error
-    assert re.search(r"^n=1024 dtype=f32 sum=\S+ max_abs_error=0 compute_us=\d+ copy_us=\d+$",
+    assert re.search(r"^n=1024 dtype=f32 sum=\S+ max_abs_error=0 compute_us=\d+ copy_us=\d+ verify_us=\d+$",
                      output, re.M)
     assert vm.jobs() == set(), "it leaves nothing behind"
 

@@ -302,6 +302,7 @@ const char *job_result(struct peer *peer)
             assert_non_null(frame_get(&frame, "device_us"));
             assert_non_null(frame_get(&frame, "compute_us"));
             assert_non_null(frame_get(&frame, "copy_us"));
+            assert_non_null(frame_get(&frame, "verify_us"));
             peer->output[peer->output_size] = '\0';
             return peer->status;
         }
@@ -330,13 +331,13 @@ double output_number(const struct peer *peer, const char *key)
 const char *output_digits(struct peer *peer)
 {
     char end[4];
-    unsigned long long compute_us, copy_us;
+    unsigned long long compute_us, copy_us, verify_us;
     char *times = strstr(peer->output, " compute_us=");
     assert_non_null(times);
     /* The newline, and nothing behind it. */
-    assert_int_equal(sscanf(times, " compute_us=%llu copy_us=%llu%1[\n]%1c", &compute_us, &copy_us,
-                            end, end + 2),
-                     3);
+    assert_int_equal(sscanf(times, " compute_us=%llu copy_us=%llu verify_us=%llu%1[\n]%1c",
+                            &compute_us, &copy_us, &verify_us, end, end + 2),
+                     4);
     *times = '\0';
     return peer->output;
 }

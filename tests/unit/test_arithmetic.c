@@ -194,7 +194,8 @@ static void test_matrix_mul_made_up(void **state)
 {
     (void)state;
     struct peer peer = peer_greeted();
-    /* More than one tile in both directions; the numbers are exact, whatever the order. */
+    /* More than one slab of k, of which the last is short; the numbers are exact, whatever the
+     * order. */
     job_begin(&peer, "MATRIX_MUL");
     job_argument(&peer, "m", "700");
     job_argument(&peer, "n", "600");
@@ -214,6 +215,34 @@ static void test_matrix_mul_made_up(void **state)
     peer_finish(&peer, 0);
 }
 
+/* More than one tile of the product in both directions: every element is there, and once. */
+static void test_matrix_mul_tiles(void **state)
+{
+    enum { M = 3075, N = 3099, K = 2 };
+    (void)state;
+    const size_t count = (size_t)M * N;
+    float *numbers = malloc(count * sizeof(*numbers));
+    for (size_t i = 0; i < count; i++)
+        numbers[i] = 1;
+    int a = make_file(numbers, sizeof(*numbers) * M * K);
+    int b = make_file(numbers, sizeof(*numbers) * K * N), out = make_file("", 0);
+    struct peer peer = peer_greeted();
+    job_line(&peer, "MATRIX_MUL m=3075 n=3099 k=2");
+    job_file(&peer, "a", a);
+    job_file(&peer, "b", b);
+    job_file(&peer, "out", out);
+    job_run(&peer, "done", "");
+    assert_int_equal(pread(out, numbers, count * sizeof(*numbers), 0), count * sizeof(*numbers));
+    for (size_t i = 0; i < count; i++)
+        if (numbers[i] < K || numbers[i] > K)
+            fail_msg("element %zu is %g", i, (double)numbers[i]);
+    free(numbers);
+    close(a);
+    close(b);
+    close(out);
+    peer_finish(&peer, 0);
+}
+
 int main(int argc, char **argv)
 {
     if (!peer_main(argc, argv))
@@ -222,6 +251,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_vector_add_made_up), cmocka_unit_test(test_vector_add_files),
         cmocka_unit_test(test_vector_add_special), cmocka_unit_test(test_vector_add_out_alone),
         cmocka_unit_test(test_matrix_mul),         cmocka_unit_test(test_matrix_mul_made_up),
+        cmocka_unit_test(test_matrix_mul_tiles),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -398,6 +398,35 @@ static void test_descriptors_are_closed(void **state)
     peer_finish(&peer, 0);
 }
 
+/* Each says what computing and what verifying took, and that is not more than all. */
+static void test_times(void **state)
+{
+    static const struct {
+        const char *line;
+        bool verifies; /* at a time of its own */
+    } jobs[] = {
+        {"VECTOR_ADD n=2000000", true},   {"SAXPY n=2000000", true},
+        {"SCAN n=2000000", true},         {"TRANSPOSE m=1000 n=2000", true},
+        {"CONV2D h=500 w=500 k=5", true}, {"BLACK_SCHOLES n=100000", true},
+        {"NBODY n=500 steps=2", true},    {"SHA256 n=2000000 chunk=100000", true},
+        {"FFT n=4096 batch=100", true},   {"MATRIX_MUL m=200 n=300 k=1000", true},
+        {"REDUCE n=2000000", false},      {"HISTOGRAM n=2000000", false},
+    };
+    (void)state;
+    struct peer peer = peer_greeted();
+    for (size_t i = 0; i < sizeof(jobs) / sizeof(jobs[0]); i++) {
+        job_line(&peer, jobs[i].line);
+        double start = seconds();
+        job_run(&peer, "done", "");
+        double took_us = (seconds() - start) * 1e6;
+        double compute = output_number(&peer, " compute_us="),
+               verify = output_number(&peer, " verify_us=");
+        if (compute <= 0 || (verify > 0) != jobs[i].verifies || compute + verify > took_us)
+            fail_msg("%s took %.0f us: %s", jobs[i].line, took_us, peer.output);
+    }
+    peer_finish(&peer, 0);
+}
+
 int main(int argc, char **argv)
 {
     if (!peer_main(argc, argv))
@@ -419,6 +448,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_pipes),
         cmocka_unit_test(test_too_many_descriptors),
         cmocka_unit_test(test_descriptors_are_closed),
+        cmocka_unit_test(test_times),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -108,10 +108,18 @@ void job_printf(struct job *job, const char *format, ...)
         job->stopped = true;
 }
 
+void job_count_times(struct job *job, uint64_t took, uint64_t computed, uint64_t verified)
+{
+    double share = verified ? (double)verified / (double)(computed + verified) : 0;
+    uint64_t verifying = (uint64_t)(share * (double)took);
+    job->verify_ns += verifying;
+    job->compute_ns += took - verifying;
+}
+
 void job_print_times(struct job *job)
 {
-    job_printf(job, " compute_us=%" PRIu64 " copy_us=%" PRIu64 "\n", job->compute_ns / 1000,
-               job->copy_ns / 1000);
+    job_printf(job, " compute_us=%" PRIu64 " copy_us=%" PRIu64 " verify_us=%" PRIu64 "\n",
+               job->compute_ns / 1000, job->copy_ns / 1000, job->verify_ns / 1000);
 }
 
 const char *real_text(char buffer[REAL_TEXT_SIZE], double value)
@@ -348,6 +356,7 @@ void job_answer(struct job *job, enum job_status status, bool leaving)
     frame_number(&builder, "device_us", run_ns / 1000);
     frame_number(&builder, "compute_us", job->compute_ns / 1000);
     frame_number(&builder, "copy_us", job->copy_ns / 1000);
+    frame_number(&builder, "verify_us", job->verify_ns / 1000);
     frame_end(&builder, NULL, 0);
     channel_send(job->channel, &job->frames);
     if (leaving)

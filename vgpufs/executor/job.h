@@ -40,7 +40,9 @@ struct job {
     const char *fault;            /* what an error of the device's driver means; NULL: none was */
     bool stopped;                 /* cancelled, or the daemon is gone */
     uint64_t start_ns, next_progress_ns, next_poll_ns;
-    uint64_t compute_ns, copy_ns; /* for the workload to add to; job_read and job_write do */
+    /* For the workload to add to; job_read and job_write do. What is verified while something else
+     * is computed counts for what it takes of the time. */
+    uint64_t compute_ns, copy_ns, verify_ns;
 };
 
 /* For workloads: what the job was given. */
@@ -75,6 +77,9 @@ int job_step(struct job *job, double progress);
 int job_wait(struct job *job, uint64_t ms);
 /* job_clock_ns is a monotonic clock. */
 uint64_t job_clock_ns(void);
+/* job_count_times: of work on which threads spent `computed` and `verified` nanoseconds, all of
+ * them together, and which took `took`. */
+void job_count_times(struct job *job, uint64_t took, uint64_t computed, uint64_t verified);
 
 /* Data files (job_files.c). Each returns 0, or -1 and the job has failed or should stop. */
 int job_file_size(struct job *job, const char *name, uint64_t *bytes);

@@ -2,6 +2,7 @@
 
 #include "parallel.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,6 +17,7 @@ struct run {
     size_t count, parts; /* of the chunk */
     char *arrays[STREAM_MAX_ARRAYS];
     char *results;
+    atomic_uint_fast64_t computed_ns, verified_ns; /* of all threads together */
 };
 
 static struct stream_part run_part(const struct run *run, size_t index)
@@ -57,12 +59,31 @@ static void run_prepare(void *context, size_t index)
 
 static void run_work(void *context, size_t index)
 {
-    const struct run *run = context;
+    struct run *run = context;
     const struct stream *stream = run->stream;
     struct stream_part part = run_part(run, index);
+    uint64_t start = job_clock_ns();
     if (run->phase == stream->phases && !stream->whole)
         run_prepare(context, index);
-    run->phase->work(stream->context, &part);
+    if (run->phase->work)
+        run->phase->work(stream->context, &part);
+    if (!run->phase->verify)
+        return;
+    uint64_t computed = job_clock_ns();
+    run->phase->verify(stream->context, &part);
+    atomic_fetch_add(&run->computed_ns, computed - start);
+    atomic_fetch_add(&run->verified_ns, job_clock_ns() - computed);
+}
+
+/* run_parts works on all parts: while some are computed, others are verified. */
+static void run_parts(struct job *job, struct run *run)
+{
+    uint64_t start = job_clock_ns();
+    atomic_store(&run->computed_ns, 0);
+    atomic_store(&run->verified_ns, 0);
+    parallel_run(run->parts, run_work, run);
+    job_count_times(job, job_clock_ns() - start, atomic_load(&run->computed_ns),
+                    atomic_load(&run->verified_ns));
 }
 
 /* run_whole: the input, then what is done with all of a chunk. */
@@ -82,14 +103,16 @@ static int run_whole(struct job *job, struct run *run)
 static int run_phases(struct job *job, struct run *run)
 {
     memset(run->results, 0, run->parts * run->stream->result_bytes);
-    for (size_t i = 0; i < STREAM_MAX_PHASES && run->stream->phases[i].work; i++) {
+    for (size_t i = 0; i < STREAM_MAX_PHASES && run->stream->phases[i].fold; i++) {
         run->phase = &run->stream->phases[i];
-        parallel_run(run->parts, run_work, run);
+        run_parts(job, run);
+        uint64_t start = job_clock_ns();
         for (size_t index = 0; index < run->parts; index++) {
             struct stream_part part = run_part(run, index);
             if (run->phase->fold(job, run->stream->context, &part) < 0)
                 return -1;
         }
+        job->compute_ns += job_clock_ns() - start;
     }
     return 0;
 }
@@ -129,10 +152,7 @@ static int run_chunks(struct job *job, struct run *run, uint64_t count)
         if (job_step(job, (double)run->first / (double)count) < 0 ||
             run_files(job, run, true) < 0 || run_whole(job, run) < 0)
             return -1;
-        uint64_t start = job_clock_ns();
-        int result = run_phases(job, run);
-        job->compute_ns += job_clock_ns() - start;
-        if (result < 0 || run_files(job, run, false) < 0)
+        if (run_phases(job, run) < 0 || run_files(job, run, false) < 0)
             return -1;
     }
     return 0;

@@ -27,13 +27,16 @@ struct stream_part {
 
 struct device_chunk; /* cuda/device_stream.h */
 
+/* A phase ends with the first that has no fold. */
 struct stream_phase {
-    void (*work)(const void *context, const struct stream_part *part);
+    void (*work)(const void *context, const struct stream_part *part);   /* NULL: nothing */
+    void (*verify)(const void *context, const struct stream_part *part); /* after it, or NULL */
     /* In the order of the parts, after all parts of a chunk have been worked on. On a device a part
      * has no arrays. -1: see job_end. */
     int (*fold)(struct job *job, void *context, const struct stream_part *part);
-    /* What `work` is on a device: gives the chunk's lane its kernels. NULL: there is none. */
+    /* What `work` and `verify` are on a device: give the chunk's lane their kernels. */
     int (*launch)(struct job *job, const void *context, const struct device_chunk *chunk);
+    int (*launch_verify)(struct job *job, const void *context, const struct device_chunk *chunk);
 };
 
 struct stream {

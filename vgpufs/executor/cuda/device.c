@@ -166,6 +166,12 @@ static int lane_times(struct job *job, struct device_lane *lane)
         job->compute_ns += job_clock_ns() - lane->begin_ns;
         return 0;
     }
+    uint64_t *const taken_by[MARK_COUNT] = {
+        [MARK_LOADED] = &job->copy_ns,
+        [MARK_COMPUTED] = &job->compute_ns,
+        [MARK_VERIFIED] = &job->verify_ns,
+        [MARK_STORED] = &job->copy_ns,
+    };
     int before = MARK_BEGIN;
     for (int mark = MARK_LOADED; mark < MARK_COUNT; mark++) {
         float ms = 0;
@@ -173,7 +179,7 @@ static int lane_times(struct job *job, struct device_lane *lane)
             continue;
         if (CHECK(job, cuEventElapsedTime, (&ms, lane->events[before], lane->events[mark])) < 0)
             return -1;
-        *(mark == MARK_COMPUTED ? &job->compute_ns : &job->copy_ns) += (uint64_t)(ms * 1e6F);
+        *taken_by[mark] += (uint64_t)(ms * 1e6F);
         before = mark;
     }
     memset(lane->marked, 0, sizeof(lane->marked));

@@ -28,7 +28,7 @@
 #define DEVICE_MAX_ALLOCATIONS 16
 
 /* Points of a chunk's way through its lane, for its times. */
-enum device_mark { MARK_BEGIN, MARK_LOADED, MARK_COMPUTED, MARK_STORED, MARK_COUNT };
+enum device_mark { MARK_BEGIN, MARK_LOADED, MARK_COMPUTED, MARK_VERIFIED, MARK_STORED, MARK_COUNT };
 
 struct device_lane {
     CUstream stream;

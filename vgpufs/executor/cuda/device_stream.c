@@ -159,9 +159,14 @@ static int launch_phase(struct job *job, const struct run *run, const struct dev
                         size_t phase)
 {
     const struct stream *stream = run->stream;
-    if (stream->phases[phase].launch(job, stream->context, chunk) < 0 ||
-        device_mark(job, chunk->lane, MARK_COMPUTED) < 0 ||
-        device_copy_out(job, chunk->lane, staging_of(run, chunk, run->staged), chunk->results,
+    const struct stream_phase *todo = &stream->phases[phase];
+    if (todo->launch(job, stream->context, chunk) < 0 ||
+        device_mark(job, chunk->lane, MARK_COMPUTED) < 0)
+        return -1;
+    if (todo->launch_verify && (todo->launch_verify(job, stream->context, chunk) < 0 ||
+                                device_mark(job, chunk->lane, MARK_VERIFIED) < 0))
+        return -1;
+    if (device_copy_out(job, chunk->lane, staging_of(run, chunk, run->staged), chunk->results,
                         result_count(run, chunk) * stream->result_bytes) < 0)
         return -1;
     if (is_last(stream, phase) && each_output(job, run, chunk, fetch_output) < 0)

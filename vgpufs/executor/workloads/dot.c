@@ -153,7 +153,7 @@ static enum job_status dot_with(struct job *job, stream_runner *run)
         .context = &dot,
         .keys = keys,
         .bits = bits < dot.type->mantissa ? bits : dot.type->mantissa,
-        .phases = {{dot_work, dot_fold, dot_launch}},
+        .phases = {{.work = dot_work, .fold = dot_fold, .launch = dot_launch}},
     };
     double error;
     if (run(job, &stream, count) < 0 || dot_error(job, &dot, count, &error) < 0)

@@ -211,7 +211,7 @@ static int histogram_count(struct job *job, struct histogram *histogram, uint64_
         .context = histogram,
         .keys = &key,
         .bits = histogram->type->mantissa,
-        .phases = {{histogram_work, histogram_fold, histogram_launch}},
+        .phases = {{.work = histogram_work, .fold = histogram_fold, .launch = histogram_launch}},
     };
     size_t bytes = histogram->bins * sizeof(uint64_t);
     if (job_given(job, "out") && job_reserve(job, "out", bytes) < 0)

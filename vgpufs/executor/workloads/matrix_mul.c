@@ -1,10 +1,11 @@
 /*
- * C = A * B with OpenBLAS, in tiles: a job that is cancelled stops after its tile.
+ * C = A * B with OpenBLAS, in slabs of k: a job that is cancelled stops after its slab.
  */
 #include "executor/array.h"
 #include "executor/cuda/blas.h"
 #include "executor/cuda/device.h"
 #include "executor/generate.h"
+#include "executor/parallel.h"
 #include "executor/workloads.h"
 
 #include <cblas.h>
@@ -14,24 +15,26 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* What is read, made, summed or written between two looks at the clock. */
+/* What is summed between two looks at the clock, and what one thread touches first. */
 #define PIECE_BYTES ((size_t)4 << 20)
-/* A tile's floating-point operations: some 50 ms on two cores. */
-#define TILE_OPERATIONS ((uint64_t)1 << 31)
-/* Smaller tiles than that would waste the work of packing them (Goto, van de Geijn 2008). */
-#define TILE_MIN_SIDE ((uint64_t)128)
+/*
+ * A slab's floating-point operations: some 50 ms on two cores. BLAS packs A and B in layers of k, a
+ * few hundred deep, which stay in the caches (Goto, van de Geijn, "Anatomy of High-Performance
+ * Matrix Multiplication", 2008): slabs of whole layers pack nothing twice, tiles of C do.
+ */
+#define SLAB_OPERATIONS ((uint64_t)1 << 33)
+#define SLAB_DEPTH      ((uint64_t)384)
+#define TILE_SIDE       ((uint64_t)3072)
 /* Elements of C that are verified: all, or rows times columns spread over it. */
 #define SAMPLES     256
 #define SAMPLE_SIDE 16
-
-_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "data files are little endian");
 
 enum { A, B, C };
 
 struct product {
     struct job *job;
+    const struct element_type *type;
     bool f64;
-    size_t element_bytes;
     uint64_t m, n, k;
     uint64_t elements[3];
     char *matrices[3]; /* on the host; NULL: made up where it is needed */
@@ -64,16 +67,8 @@ static const struct workload_param matrix_mul_params[] = {
      .max = 65536,
      .default_value = "512",
      .help = "Columns of a, rows of b."},
-    {.name = "seed",
-     .type = PARAM_UINT,
-     .max = UINT64_MAX,
-     .default_value = "1",
-     .help = "Without files: which made-up numbers."},
-    {.name = "dtype",
-     .type = PARAM_CHOICE,
-     .choices = "f32|f64",
-     .default_value = "f32",
-     .help = "The elements' type, IEEE 754 binary32 or binary64."},
+    PARAM_SEED,
+    PARAM_DTYPE,
 };
 
 /*
@@ -82,22 +77,22 @@ static const struct workload_param matrix_mul_params[] = {
  */
 static unsigned made_up_bits(const struct product *product)
 {
-    unsigned mantissa = product->f64 ? DBL_MANT_DIG : FLT_MANT_DIG, log2_k = 0;
+    unsigned log2_k = 0;
     while ((uint64_t)1 << log2_k < product->k)
         log2_k++;
-    return (mantissa - log2_k) / 2;
+    return (product->type->mantissa - log2_k) / 2;
 }
 
 static void product_describe(struct product *product, struct job *job)
 {
     *product = (struct product){
         .job = job,
-        .f64 = strcmp(job_text(job, "dtype"), "f64") == 0,
+        .type = array_type(job),
         .m = job_uint(job, "m"),
         .n = job_uint(job, "n"),
         .k = job_uint(job, "k"),
     };
-    product->element_bytes = product->f64 ? sizeof(double) : sizeof(float);
+    product->f64 = product->type->bytes == sizeof(double);
     product->elements[A] = product->m * product->k;
     product->elements[B] = product->k * product->n;
     product->elements[C] = product->m * product->n;
@@ -110,8 +105,7 @@ static int check_memory(struct job *job, const struct product *product)
 {
     return array_check_memory(
         job,
-        product->element_bytes *
-            (product->elements[A] + product->elements[B] + product->elements[C]),
+        product->type->bytes * (product->elements[A] + product->elements[B] + product->elements[C]),
         "take smaller m=, n= or k=");
 }
 
@@ -119,7 +113,7 @@ static int check_size(struct product *product, const char *name, int matrix, con
                       const char *columns)
 {
     struct job *job = product->job;
-    uint64_t bytes, wanted = product->elements[matrix] * product->element_bytes;
+    uint64_t bytes, wanted = product->elements[matrix] * product->type->bytes;
     if (job_file_size(job, name, &bytes) < 0)
         return -1;
     if (bytes == wanted)
@@ -144,85 +138,83 @@ static int matrix_mul_check(struct job *job)
     return check_memory(job, &product);
 }
 
-static void make_up(const struct product *product, int matrix, uint64_t first, size_t count)
+static struct array_span span_of(const struct product *product, int matrix, double from, double to)
 {
-    uint64_t key = product->keys[matrix];
-    unsigned bits = product->bits;
-    if (product->f64) {
-        double *x = (void *)product->matrices[matrix];
-        for (uint64_t i = first; i < first + count; i++)
-            x[i] = generate_real(key, i, bits);
-    } else {
-        float *x = (void *)product->matrices[matrix];
-        for (uint64_t i = first; i < first + count; i++)
-            x[i] = (float)generate_real(key, i, bits);
-    }
+    return (struct array_span){product->type, product->matrices[matrix], product->elements[matrix],
+                               from, to};
 }
 
 /* product_load fills A or B; progress goes from `from` to `to`. */
-static int product_load(struct product *product, int matrix, const char *name, double from,
-                        double to)
+static int product_load(struct product *product, int matrix, double from, double to)
+{
+    static const char *const names[] = {"a", "b"};
+    const struct array_span span = span_of(product, matrix, from, to);
+    return array_load(product->job, names[matrix], &span, product->keys[matrix], product->bits);
+}
+
+/* A part of C, and the part of k by which it is multiplied further. */
+struct slab {
+    uint64_t row, column, layer;
+    uint64_t rows, columns, layers;
+};
+
+/* product_slab computes one. The bounds of m, n and k keep all in an int. */
+static void product_slab(const struct product *product, const struct slab *slab)
+{
+    const size_t bytes = product->type->bytes;
+    int k = (int)product->k, n = (int)product->n;
+    int rows = (int)slab->rows, columns = (int)slab->columns, layers = (int)slab->layers;
+    const void *a = product->matrices[A] + (slab->row * product->k + slab->layer) * bytes;
+    const void *b = product->matrices[B] + (slab->layer * product->n + slab->column) * bytes;
+    void *c = product->matrices[C] + (slab->row * product->n + slab->column) * bytes;
+    const double before = slab->layer ? 1 : 0; /* the first slab takes nothing of what C was */
+    if (product->f64)
+        cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, rows, columns, layers, 1.0, a, k, b,
+                    n, before, c, n);
+    else
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, rows, columns, layers, 1.0F, a, k, b,
+                    n, (float)before, c, n);
+}
+
+static uint64_t least(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* product_tile multiplies one tile of C, slab by slab. */
+static int product_tile(const struct product *product, struct slab slab, double from, double to)
 {
     struct job *job = product->job;
-    const size_t most = PIECE_BYTES / product->element_bytes;
-    uint64_t count = product->elements[matrix];
-    for (uint64_t first = 0; first < count; first += most) {
-        size_t here = count - first < most ? (size_t)(count - first) : most;
-        uint64_t offset = first * product->element_bytes;
-        if (job_step(job, from + (to - from) * (double)first / (double)count) < 0)
+    uint64_t layers = SLAB_OPERATIONS / (2 * slab.rows * slab.columns) / SLAB_DEPTH * SLAB_DEPTH;
+    if (layers < SLAB_DEPTH)
+        layers = SLAB_DEPTH;
+    for (slab.layer = 0; slab.layer < product->k; slab.layer += layers) {
+        slab.layers = least(product->k - slab.layer, layers);
+        if (job_step(job, from + (to - from) * (double)slab.layer / (double)product->k) < 0)
             return -1;
-        if (!job_given(job, name)) {
-            uint64_t start = job_clock_ns();
-            make_up(product, matrix, first, here);
-            job->compute_ns += job_clock_ns() - start;
-        } else if (job_read(job, name, product->matrices[matrix] + offset,
-                            here * product->element_bytes, offset) < 0) {
-            return -1;
-        }
+        uint64_t start = job_clock_ns();
+        product_slab(product, &slab);
+        job->compute_ns += job_clock_ns() - start;
     }
     return 0;
 }
 
-/* product_tile computes `rows` x `columns` of C. The bounds of m, n and k keep all in an int. */
-static void product_tile(const struct product *product, uint64_t row, uint64_t column,
-                         uint64_t rows, uint64_t columns)
-{
-    int k = (int)product->k, n = (int)product->n;
-    const char *a = product->matrices[A] + row * product->k * product->element_bytes;
-    const char *b = product->matrices[B] + column * product->element_bytes;
-    char *c = product->matrices[C] + (row * product->n + column) * product->element_bytes;
-    if (product->f64)
-        cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)rows, (int)columns, k, 1.0,
-                    (const void *)a, k, (const void *)b, n, 0.0, (void *)c, n);
-    else
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)rows, (int)columns, k, 1.0F,
-                    (const void *)a, k, (const void *)b, n, 0.0F, (void *)c, n);
-}
-
-static uint64_t tile_side(uint64_t operations_per_line, uint64_t lines)
-{
-    uint64_t side = TILE_OPERATIONS / operations_per_line;
-    if (side < TILE_MIN_SIDE)
-        side = TILE_MIN_SIDE;
-    return side < lines ? side : lines;
-}
-
-/* product_multiply: the tiles depend on m, n and k alone, never on how fast the machine is. */
+/* product_multiply: tiles and slabs depend on m, n and k alone, never on how fast the machine is.
+ */
 static int product_multiply(struct product *product, double from, double to)
 {
-    struct job *job = product->job;
-    uint64_t columns = tile_side(2 * product->k * TILE_MIN_SIDE, product->n);
-    uint64_t rows = tile_side(2 * product->k * columns, product->m);
-    for (uint64_t row = 0; row < product->m; row += rows) {
-        uint64_t height = product->m - row < rows ? product->m - row : rows;
-        for (uint64_t column = 0; column < product->n; column += columns) {
-            uint64_t width = product->n - column < columns ? product->n - column : columns;
-            double done = (double)(row * product->n + column * height);
-            if (job_step(job, from + (to - from) * done / (double)product->elements[C]) < 0)
+    struct slab slab = {0};
+    uint64_t done = 0;
+    for (slab.row = 0; slab.row < product->m; slab.row += TILE_SIDE) {
+        slab.rows = least(product->m - slab.row, TILE_SIDE);
+        for (slab.column = 0; slab.column < product->n; slab.column += TILE_SIDE) {
+            slab.columns = least(product->n - slab.column, TILE_SIDE);
+            double before = (double)done / (double)product->elements[C];
+            done += slab.rows * slab.columns;
+            double after = (double)done / (double)product->elements[C];
+            if (product_tile(product, slab, from + (to - from) * before,
+                             from + (to - from) * after) < 0)
                 return -1;
-            uint64_t start = job_clock_ns();
-            product_tile(product, row, column, height, width);
-            job->compute_ns += job_clock_ns() - start;
         }
     }
     return 0;
@@ -232,15 +224,7 @@ static double element(const struct product *product, int matrix, uint64_t index)
 {
     if (!product->matrices[matrix])
         return generate_real(product->keys[matrix], index, product->bits);
-    const char *at = product->matrices[matrix] + index * product->element_bytes;
-    if (product->f64) {
-        double value;
-        memcpy(&value, at, sizeof(value));
-        return value;
-    }
-    float value;
-    memcpy(&value, at, sizeof(value));
-    return (double)value;
+    return array_get(product->type, product->matrices[matrix], index);
 }
 
 /* sample_lines spreads `wanted` different lines over `lines`, one in each equal part. */
@@ -261,14 +245,12 @@ static void sample_lines(uint64_t lines, uint64_t wanted, uint64_t stream, uint6
 static bool sample_is_right(struct product *product, double found, long double dot,
                             long double absolute)
 {
-    double largest = product->f64 ? DBL_MAX : (double)FLT_MAX;
-    double roundoff = product->f64 ? 0x1p-53 : 0x1p-24;
-    double smallest = product->f64 ? DBL_MIN : (double)FLT_MIN;
-    if (!(absolute < (long double)largest))
+    const struct element_type *type = product->type;
+    if (!(absolute < (long double)type->largest))
         return true; /* may have overflowed, or began with an infinity or a NaN */
-    double ku = ((double)product->k + 1) * roundoff;
+    double ku = ((double)product->k + 1) * type->roundoff;
     double error = (double)fabsl((long double)found - dot);
-    if (!(error <= ku / (1 - ku) * (double)absolute + (double)product->k * smallest))
+    if (!(error <= ku / (1 - ku) * (double)absolute + (double)product->k * type->smallest))
         return false;
     if (error > product->max_abs_error)
         product->max_abs_error = error;
@@ -314,40 +296,37 @@ static double sum_elements(const struct product *product, uint64_t first, size_t
     return sum;
 }
 
-/* product_store sums C up and writes it if it is wanted. */
-static int product_store(struct product *product, double from, double to)
+/* product_sum: -1 and the job should stop. */
+static int product_sum(struct product *product, double progress)
 {
     struct job *job = product->job;
-    const size_t most = PIECE_BYTES / product->element_bytes;
-    uint64_t count = product->elements[C];
-    bool wanted = job_given(job, "out");
-    if (wanted && job_reserve(job, "out", count * product->element_bytes) < 0)
-        return -1;
+    const uint64_t most = PIECE_BYTES / product->type->bytes, count = product->elements[C];
     for (uint64_t first = 0; first < count; first += most) {
-        size_t here = count - first < most ? (size_t)(count - first) : most;
-        uint64_t offset = first * product->element_bytes, start = job_clock_ns();
-        if (job_step(job, from + (to - from) * (double)first / (double)count) < 0)
+        if (job_step(job, progress) < 0)
             return -1;
-        product->checksum += sum_elements(product, first, here);
-        job->compute_ns += job_clock_ns() - start;
-        if (wanted && job_write(job, "out", product->matrices[C] + offset,
-                                here * product->element_bytes, offset) < 0)
-            return -1;
+        uint64_t start = job_clock_ns();
+        product->checksum += sum_elements(product, first, (size_t)least(count - first, most));
+        job->verify_ns += job_clock_ns() - start;
     }
     return 0;
+}
+
+/* touch_piece: the kernel gives memory when it is first touched, which is no part of computing. */
+static void touch_piece(void *context, size_t index)
+{
+    const struct product *product = context;
+    const uint64_t bytes = product->elements[C] * product->type->bytes, first = index * PIECE_BYTES;
+    memset(product->matrices[C] + first, 0, (size_t)least(bytes - first, PIECE_BYTES));
 }
 
 /* product_allocate makes room on the host for the matrices from `first` on. */
 static int product_allocate(struct product *product, int first)
 {
     for (int i = first; i <= C; i++) {
-        size_t bytes = (product->elements[i] * product->element_bytes + 63) / 64 * 64;
-        product->matrices[i] = aligned_alloc(64, bytes);
-        if (!product->matrices[i]) {
-            job_fail(product->job,
-                     "no memory for a matrix of %zu MiB: take smaller m=, n= or k=", bytes >> 20);
+        product->matrices[i] = array_allocate(
+            product->job, product->elements[i] * product->type->bytes, "take smaller m=, n= or k=");
+        if (!product->matrices[i])
             return -1;
-        }
     }
     return 0;
 }
@@ -364,21 +343,24 @@ static int product_check_and_store(struct product *product)
     struct job *job = product->job;
     uint64_t start = job_clock_ns();
     bool right = product_verify(product);
-    job->compute_ns += job_clock_ns() - start;
+    job->verify_ns += job_clock_ns() - start;
     if (!right) {
         job_fail(job, "verification failed: an element of the product is wrong by more than "
                       "rounding can explain: the device cannot be trusted");
         return -1;
     }
-    return product_store(product, 0.9, 1);
+    const struct array_span span = span_of(product, C, 0.9, 1);
+    return product_sum(product, 0.9) < 0 ? -1 : array_store(job, "out", &span);
 }
 
 static int product_run(struct product *product)
 {
-    if (product_allocate(product, A) < 0 || product_load(product, A, "a", 0, 0.1) < 0 ||
-        product_load(product, B, "b", 0.1, 0.2) < 0 || product_multiply(product, 0.2, 0.9) < 0)
+    if (product_allocate(product, A) < 0 || product_load(product, A, 0, 0.1) < 0 ||
+        product_load(product, B, 0.1, 0.2) < 0)
         return -1;
-    return product_check_and_store(product);
+    size_t bytes = product->elements[C] * product->type->bytes;
+    parallel_run((bytes + PIECE_BYTES - 1) / PIECE_BYTES, touch_piece, product);
+    return product_multiply(product, 0.2, 0.9) < 0 ? -1 : product_check_and_store(product);
 }
 
 /* --- cuda --------------------------------------------------------------------------------------
@@ -395,13 +377,13 @@ static int device_input(struct product *product, int matrix, CUdeviceptr to)
     struct device_lane *lane = &device.lanes[0];
     uint64_t count = product->elements[matrix], first = 0;
     if (product->matrices[matrix])
-        return device_load(job, to, product->matrices[matrix], count * product->element_bytes);
+        return device_load(job, to, product->matrices[matrix], count * product->type->bytes);
     uint64_t key = product->keys[matrix];
     unsigned bits = product->bits;
     void *arguments[] = {&to, &key, &first, &count, &bits};
     if (device_mark(job, lane, MARK_BEGIN) < 0 ||
         device_launch_array(job, lane, product->f64 ? KERNEL_fill_f64 : KERNEL_fill_f32,
-                            count * product->element_bytes / 16, arguments) < 0 ||
+                            count * product->type->bytes / 16, arguments) < 0 ||
         device_mark(job, lane, MARK_COMPUTED) < 0)
         return -1;
     return device_wait(job, lane);
@@ -430,7 +412,7 @@ static int multiply_rows(struct product *product, const CUdeviceptr matrices[3],
 {
     struct job *job = product->job;
     struct device_lane *lane = &device.lanes[0];
-    uint64_t n = product->n, k = product->k, bytes = product->element_bytes;
+    uint64_t n = product->n, k = product->k, bytes = product->type->bytes;
     struct blas_product part = {
         .f64 = product->f64,
         .m = (int)rows,
@@ -483,15 +465,14 @@ static int product_run_on_device(struct product *product)
     if (product_allocate(product, given ? A : C) < 0)
         return -1;
     for (int i = A; i <= C; i++)
-        if (device_allocate(job, product->elements[i] * product->element_bytes, &matrices[i]) < 0)
+        if (device_allocate(job, product->elements[i] * product->type->bytes, &matrices[i]) < 0)
             return -1;
-    if (given &&
-        (product_load(product, A, "a", 0, 0.1) < 0 || product_load(product, B, "b", 0.1, 0.2) < 0))
+    if (given && (product_load(product, A, 0, 0.1) < 0 || product_load(product, B, 0.1, 0.2) < 0))
         return -1;
     if (device_input(product, A, matrices[A]) < 0 || device_input(product, B, matrices[B]) < 0 ||
         device_multiply(product, matrices, 0.2, 0.9) < 0 ||
         device_store(job, product->matrices[C], matrices[C],
-                     product->elements[C] * product->element_bytes) < 0)
+                     product->elements[C] * product->type->bytes) < 0)
         return -1;
     return product_check_and_store(product);
 }

@@ -360,7 +360,7 @@ static int verify(struct bodies *bodies)
     bool right = true;
     for (uint64_t i = 0; i < samples && right; i++)
         right = sample_is_right(bodies, i * bodies->count / samples);
-    bodies->job->compute_ns += job_clock_ns() - start;
+    bodies->job->verify_ns += job_clock_ns() - start;
     if (right)
         return 0;
     job_fail(bodies->job, "verification failed: an acceleration is wrong by more than rounding can "

@@ -245,7 +245,7 @@ static enum job_status reduce_with(struct job *job, stream_runner *run)
         .context = &reduce,
         .keys = &key,
         .bits = array_sum_bits(reduce.type, count),
-        .phases = {{reduce_work, reduce_fold, reduce_launch}},
+        .phases = {{.work = reduce_work, .fold = reduce_fold, .launch = reduce_launch}},
     };
     double error = 0, value = 0;
     if (run(job, &stream, count) < 0 ||

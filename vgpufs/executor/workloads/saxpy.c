@@ -90,16 +90,33 @@ DEFINE_KERNEL(f64, double, long double, fabsl)
 static void saxpy_work(const void *context, const struct stream_part *part)
 {
     const struct saxpy *saxpy = context;
-    if (saxpy->type->bytes == sizeof(double)) {
+    if (saxpy->type->bytes == sizeof(double))
         saxpy_f64(saxpy, part);
-        verify_f64(saxpy, part, part->result);
-    } else {
+    else
         saxpy_f32(saxpy, part);
+}
+
+static void saxpy_verify(const void *context, const struct stream_part *part)
+{
+    const struct saxpy *saxpy = context;
+    if (saxpy->type->bytes == sizeof(double))
+        verify_f64(saxpy, part, part->result);
+    else
         verify_f32(saxpy, part, part->result);
-    }
 }
 
 static int saxpy_launch(struct job *job, const void *context, const struct device_chunk *chunk)
+{
+    const struct saxpy *saxpy = context;
+    bool f64 = saxpy->type->bytes == sizeof(double);
+    double alpha = saxpy->alpha;
+    struct device_chunk c = *chunk;
+    void *arguments[] = {&c.arrays[X], &c.arrays[Y], &c.arrays[OUT], &alpha, &c.count};
+    return device_launch_vectors(job, chunk, f64 ? KERNEL_saxpy_f64 : KERNEL_saxpy_f32, arguments);
+}
+
+static int saxpy_launch_verify(struct job *job, const void *context,
+                               const struct device_chunk *chunk)
 {
     const struct saxpy *saxpy = context;
     const struct element_type *type = saxpy->type;
@@ -107,13 +124,10 @@ static int saxpy_launch(struct job *job, const void *context, const struct devic
     double alpha = saxpy->alpha, limit = ROUNDINGS * type->roundoff;
     double tiny = limit * type->smallest, largest = type->largest;
     struct device_chunk c = *chunk;
-    void *compute[] = {&c.arrays[X], &c.arrays[Y], &c.arrays[OUT], &alpha, &c.count};
-    void *verify[] = {&c.arrays[X], &c.arrays[Y], &c.arrays[OUT], &alpha,    &c.count,
-                      &limit,       &tiny,        &largest,       &c.results};
-    if (device_launch_vectors(job, chunk, f64 ? KERNEL_saxpy_f64 : KERNEL_saxpy_f32, compute) < 0)
-        return -1;
+    void *arguments[] = {&c.arrays[X], &c.arrays[Y], &c.arrays[OUT], &alpha,    &c.count,
+                         &limit,       &tiny,        &largest,       &c.results};
     return device_launch_parts(job, chunk, f64 ? KERNEL_verify_saxpy_f64 : KERNEL_verify_saxpy_f32,
-                               PART_THREADS, verify);
+                               PART_THREADS, arguments);
 }
 
 static int saxpy_fold(struct job *job, void *context, const struct stream_part *part)
@@ -170,7 +184,7 @@ static enum job_status saxpy_with(struct job *job, stream_runner *run)
         .context = &saxpy,
         .keys = keys,
         .bits = saxpy.type->mantissa / 2 - 1, /* half the digits each for alpha and x */
-        .phases = {{saxpy_work, saxpy_fold, saxpy_launch}},
+        .phases = {{saxpy_work, saxpy_verify, saxpy_fold, saxpy_launch, saxpy_launch_verify}},
     };
     if (run(job, &stream, count) < 0)
         return job_end(job);

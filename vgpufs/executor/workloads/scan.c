@@ -129,13 +129,19 @@ static int scan_carry(struct job *job, void *context, const struct stream_part *
 static void scan_work(const void *context, const struct stream_part *part)
 {
     const struct scan *scan = context;
-    if (scan->type->bytes == sizeof(double)) {
+    if (scan->type->bytes == sizeof(double))
         scan_f64(part, scan->exclusive, part->result);
-        verify_f64(scan, part, part->result);
-    } else {
+    else
         scan_f32(part, scan->exclusive, part->result);
+}
+
+static void scan_verify(const void *context, const struct stream_part *part)
+{
+    const struct scan *scan = context;
+    if (scan->type->bytes == sizeof(double))
+        verify_f64(scan, part, part->result);
+    else
         verify_f32(scan, part, part->result);
-    }
 }
 
 static int scan_launch(struct job *job, const void *context, const struct device_chunk *chunk)
@@ -143,16 +149,24 @@ static int scan_launch(struct job *job, const void *context, const struct device
     const struct scan *scan = context;
     bool f64 = scan->type->bytes == sizeof(double);
     unsigned exclusive = scan->exclusive;
+    struct device_chunk c = *chunk;
+    void *arguments[] = {&c.arrays[0], &c.arrays[1], &c.count, &exclusive, &c.results};
+    return device_launch(job, chunk->lane, f64 ? KERNEL_scan_f64 : KERNEL_scan_f32, chunk->parts, 1,
+                         SCAN_THREADS, arguments);
+}
+
+static int scan_launch_verify(struct job *job, const void *context,
+                              const struct device_chunk *chunk)
+{
+    const struct scan *scan = context;
+    bool f64 = scan->type->bytes == sizeof(double);
+    unsigned exclusive = scan->exclusive;
     double relative = RELATIVE, smallest = scan->type->smallest, largest = scan->type->largest;
     struct device_chunk c = *chunk;
-    void *compute[] = {&c.arrays[0], &c.arrays[1], &c.count, &exclusive, &c.results};
-    void *verify[] = {&c.arrays[0], &c.arrays[1], &c.count, &exclusive,
-                      &relative,    &smallest,    &largest, &c.results};
-    if (device_launch(job, chunk->lane, f64 ? KERNEL_scan_f64 : KERNEL_scan_f32, chunk->parts, 1,
-                      SCAN_THREADS, compute) < 0)
-        return -1;
+    void *arguments[] = {&c.arrays[0], &c.arrays[1], &c.count, &exclusive,
+                         &relative,    &smallest,    &largest, &c.results};
     return device_launch_parts(job, chunk, f64 ? KERNEL_verify_scan_f64 : KERNEL_verify_scan_f32,
-                               PART_THREADS, verify);
+                               PART_THREADS, arguments);
 }
 
 static int scan_fold(struct job *job, void *context, const struct stream_part *part)
@@ -208,7 +222,8 @@ static enum job_status scan_with(struct job *job, stream_runner *run)
         .context = &scan,
         .keys = &key,
         .bits = array_sum_bits(scan.type, count),
-        .phases = {{scan_sum, scan_carry, scan_launch_sum}, {scan_work, scan_fold, scan_launch}},
+        .phases = {{.work = scan_sum, .fold = scan_carry, .launch = scan_launch_sum},
+                   {scan_work, scan_verify, scan_fold, scan_launch, scan_launch_verify}},
     };
     if (run(job, &stream, count) < 0)
         return job_end(job);

@@ -9,6 +9,7 @@
 #include "executor/workloads.h"
 
 #include <inttypes.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,7 +29,8 @@ struct transpose {
     void *in, *out;
     uint64_t first_row, end_row; /* of the chunk, in the input */
     uint64_t first_column, end_column;
-    bool *wrong; /* of each stripe of TILE rows of the chunk */
+    bool *wrong;                                /* of each stripe of TILE rows of the chunk */
+    atomic_uint_fast64_t moved_ns, verified_ns; /* of all threads together */
     double checksum;
 };
 
@@ -71,13 +73,17 @@ static void transpose_stripe(void *context, size_t index)
     struct transpose *transpose = context;
     uint64_t row = transpose->first_row + index * TILE;
     uint64_t end = least(row + TILE, transpose->end_row);
-    if (transpose->type->bytes == sizeof(uint64_t)) {
+    const bool f64 = transpose->type->bytes == sizeof(uint64_t);
+    uint64_t start = job_clock_ns();
+    if (f64)
         move_f64(transpose, row, end);
-        transpose->wrong[index] = !verify_f64(transpose, row, end);
-    } else {
+    else
         move_f32(transpose, row, end);
-        transpose->wrong[index] = !verify_f32(transpose, row, end);
-    }
+    uint64_t moved = job_clock_ns();
+    bool right = f64 ? verify_f64(transpose, row, end) : verify_f32(transpose, row, end);
+    transpose->wrong[index] = !right;
+    atomic_fetch_add(&transpose->moved_ns, moved - start);
+    atomic_fetch_add(&transpose->verified_ns, job_clock_ns() - moved);
 }
 
 /* transpose_chunk: false if an element did not arrive. */
@@ -85,11 +91,14 @@ static bool transpose_chunk(struct transpose *transpose)
 {
     uint64_t start = job_clock_ns(), rows = transpose->end_row - transpose->first_row;
     size_t stripes = (size_t)((rows + TILE - 1) / TILE);
+    atomic_store(&transpose->moved_ns, 0);
+    atomic_store(&transpose->verified_ns, 0);
     parallel_run(stripes, transpose_stripe, transpose);
     bool wrong = false;
     for (size_t i = 0; i < stripes; i++)
         wrong = wrong || transpose->wrong[i];
-    transpose->job->compute_ns += job_clock_ns() - start;
+    job_count_times(transpose->job, job_clock_ns() - start, atomic_load(&transpose->moved_ns),
+                    atomic_load(&transpose->verified_ns));
     return !wrong;
 }
 
@@ -214,9 +223,10 @@ static int device_transpose(struct transpose *transpose, CUdeviceptr in, CUdevic
         device_launch_array(job, lane, KERNEL_clear, 1, clear) < 0 ||
         device_launch(job, lane, f64 ? KERNEL_transpose_f64 : KERNEL_transpose_f32, across, down,
                       TRANSPOSE_THREADS, arguments) < 0 ||
+        device_mark(job, lane, MARK_COMPUTED) < 0 ||
         device_launch(job, lane, f64 ? KERNEL_verify_transpose_f64 : KERNEL_verify_transpose_f32,
                       across, down, TRANSPOSE_THREADS, arguments) < 0 ||
-        device_mark(job, lane, MARK_COMPUTED) < 0 ||
+        device_mark(job, lane, MARK_VERIFIED) < 0 ||
         device_copy_out(job, lane, lane->staging, wrong, sizeof(found)) < 0 ||
         device_mark(job, lane, MARK_STORED) < 0 || device_wait(job, lane) < 0)
         return -1;

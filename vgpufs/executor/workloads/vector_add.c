@@ -79,13 +79,19 @@ DEFINE_KERNEL(f64, double)
 static void add_work(const void *context, const struct stream_part *part)
 {
     const struct addition *addition = context;
-    if (addition->type->bytes == sizeof(double)) {
+    if (addition->type->bytes == sizeof(double))
         add_f64(part);
-        verify_f64(addition, part, part->result);
-    } else {
+    else
         add_f32(part);
+}
+
+static void add_verify(const void *context, const struct stream_part *part)
+{
+    const struct addition *addition = context;
+    if (addition->type->bytes == sizeof(double))
+        verify_f64(addition, part, part->result);
+    else
         verify_f32(addition, part, part->result);
-    }
 }
 
 static int add_launch(struct job *job, const void *context, const struct device_chunk *chunk)
@@ -93,12 +99,18 @@ static int add_launch(struct job *job, const void *context, const struct device_
     const struct addition *addition = context;
     bool f64 = addition->type->bytes == sizeof(double);
     struct device_chunk c = *chunk;
-    void *add[] = {&c.arrays[A], &c.arrays[B], &c.arrays[OUT], &c.count};
-    void *verify[] = {&c.arrays[A], &c.arrays[B], &c.arrays[OUT], &c.count, &c.results};
-    if (device_launch_vectors(job, chunk, f64 ? KERNEL_add_f64 : KERNEL_add_f32, add) < 0)
-        return -1;
+    void *arguments[] = {&c.arrays[A], &c.arrays[B], &c.arrays[OUT], &c.count};
+    return device_launch_vectors(job, chunk, f64 ? KERNEL_add_f64 : KERNEL_add_f32, arguments);
+}
+
+static int add_launch_verify(struct job *job, const void *context, const struct device_chunk *chunk)
+{
+    const struct addition *addition = context;
+    bool f64 = addition->type->bytes == sizeof(double);
+    struct device_chunk c = *chunk;
+    void *arguments[] = {&c.arrays[A], &c.arrays[B], &c.arrays[OUT], &c.count, &c.results};
     return device_launch_parts(job, chunk, f64 ? KERNEL_verify_f64 : KERNEL_verify_f32,
-                               PART_THREADS, verify);
+                               PART_THREADS, arguments);
 }
 
 static int add_fold(struct job *job, void *context, const struct stream_part *part)
@@ -150,7 +162,7 @@ static enum job_status vector_add_with(struct job *job, stream_runner *run)
         .keys = keys,
         /* A sum of two, below 2, is exact in the type. */
         .bits = addition.type->mantissa - 2,
-        .phases = {{add_work, add_fold, add_launch}},
+        .phases = {{add_work, add_verify, add_fold, add_launch, add_launch_verify}},
     };
     if (run(job, &stream, count) < 0)
         return job_end(job);
