@@ -156,7 +156,8 @@ static const struct config_key keys[] = {
      .help = "Jobs that may wait in the pool."},
     {POOL("max_run", TYPE_DURATION), DEFAULT("60s"), RANGE(1, 30 * DAY), OF_POOL(max_run_ms),
      .help = "How long a job may run before it is ended."},
-    {POOL("max_result", TYPE_BYTES), DEFAULT("1M"), RANGE(KIB, KIB *KIB *KIB),
+    /* A row of SQLite's has 10^9 bytes at most: one that is larger could never be written. */
+    {POOL("max_result", TYPE_BYTES), DEFAULT("1M"), RANGE(KIB, 512 * KIB * KIB),
      OF_POOL(max_result_bytes),
      .help = "How much of a job's output is kept; the rest is cut off (truncated=yes)."},
     {POOL("sandbox", TYPE_CHOICE), DEFAULT("yes"), .choices = "no|yes", .fixed = true,

@@ -107,9 +107,13 @@ static int directory_ready(struct data *data)
     if (data->directory >= 0)
         return 0;
     snprintf(name, sizeof(name), "%u", data->vm);
-    if (mkdirat(state_data_dir(data->state), name, 0700) < 0 && errno != EEXIST)
+    int folder = state_data_dir(data->state);
+    bool made = mkdirat(folder, name, 0700) == 0;
+    if (!made && errno != EEXIST)
         return errno;
-    data->directory = openat(state_data_dir(data->state), name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (made && fsync(folder) < 0)
+        return errno;
+    data->directory = openat(folder, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     return data->directory < 0 ? errno : 0;
 }
 

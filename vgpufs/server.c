@@ -14,6 +14,7 @@
 #include "vm.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -22,6 +23,8 @@
 
 /* How long the start waits for executors; one behind ssh may come later. */
 #define READY_MS 10000
+/* How often the log is told how far a long start has come. */
+#define RESTORE_TOLD_US UINT64_C(1000000)
 /* How often the wait for running jobs looks for a second signal. */
 #define STOP_LOOK_MS 50
 
@@ -87,17 +90,29 @@ static void vm_link(struct server *server, struct vm *vm)
 }
 
 /* Jobs that the state had go to their VMs, or stay where they are if there is no such VM now. */
+struct restorer {
+    struct server *server;
+    uint64_t count, told_us; /* what the log was told of, and when */
+};
+
 static void restore_job(void *context, const struct state_job *saved)
 {
-    struct vm *vm = server_find_vm(context, saved->vm);
+    struct restorer *restorer = context;
+    struct vm *vm = server_find_vm(restorer->server, saved->vm);
     if (vm)
         vm_restore(vm, saved);
+    restorer->count++;
+    if (clock_now_us() - restorer->told_us < RESTORE_TOLD_US)
+        return;
+    restorer->told_us = clock_now_us();
+    log_info("jobs of the state: %" PRIu64 " are back, it goes on", restorer->count);
 }
 
 /* jobs_restore brings back what new VMs had, and then shows them; `vm` 0 means all. */
 static int jobs_restore(struct server *server, unsigned vm, const struct saved_vms *saved)
 {
-    if (state_load_jobs(server->state, vm, restore_job, server) < 0)
+    struct restorer restorer = {.server = server, .told_us = clock_now_us()};
+    if (state_load_jobs(server->state, vm, restore_job, &restorer) < 0)
         return -1;
     struct vm *each = vm ? server_find_vm(server, vm) : atomic_load(&server->vms);
     for (; each; each = vm ? NULL : atomic_load(&each->next)) {

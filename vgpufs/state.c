@@ -8,6 +8,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -76,6 +78,40 @@ state_ticket change_ask(struct state *state, struct change *first, struct change
 
 /* Writing. */
 
+/* group_sync_names has the folders on disk in which the group's data files are: a name must not
+ * come back without its file. 0 or an errno. */
+static int group_sync_names(const struct state *state, const struct change *group)
+{
+    uint64_t synced = 0; /* a VM: no VM is 0 */
+    for (; group; group = group->next) {
+        char folder[24];
+        if (group->operation != PUT_FILE || group->values[0].number == synced)
+            continue;
+        synced = group->values[0].number;
+        snprintf(folder, sizeof(folder), "%" PRIu64, synced);
+        if (directory_sync(state->data_dir, folder) < 0 && errno != ENOENT)
+            return errno;
+    }
+    return 0;
+}
+
+/*
+ * log_renew empties the write-ahead log after a failure. When a sync fails, the kernel may forget
+ * what it could not write, and call the next one a success (fsync(2), NOTES): of what lies in the
+ * log unsynced, part could then be missing for good, and with it all that comes behind. Here it is
+ * copied into the database from memory, and synced there.
+ */
+static int log_renew(struct state *state)
+{
+    if (!state->log_in_doubt)
+        return 0;
+    if (sqlite3_wal_checkpoint_v2(state->database, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL) !=
+        SQLITE_OK)
+        return -1;
+    state->log_in_doubt = false;
+    return 0;
+}
+
 /* group_apply makes one transaction of the whole list. 0, or an errno and nothing was written. */
 static int group_apply(struct state *state, const struct change *group, bool full)
 {
@@ -83,6 +119,8 @@ static int group_apply(struct state *state, const struct change *group, bool ful
     int failed = stamp ? 0 : -1;
     if (!failed)
         failed = database_sync(state, full);
+    if (!failed)
+        failed = log_renew(state);
     if (!failed && sqlite3_exec(state->database, "BEGIN IMMEDIATE", NULL, NULL, NULL) != SQLITE_OK)
         failed = -1;
     KILL_POINT("group-begun");
@@ -104,17 +142,21 @@ static int group_apply(struct state *state, const struct change *group, bool ful
     else
         error = EAGAIN;
     sqlite3_exec(state->database, "ROLLBACK", NULL, NULL, NULL);
+    state->log_in_doubt |= error == EIO;
     return error;
 }
 
 /* group_write tries again as long as there is room that was kept for this. */
 static int group_write(struct state *state, const struct change *group, bool full)
 {
-    int error;
     pthread_mutex_lock(&state->database_lock);
-    do {
-        error = group_apply(state, group, full);
-    } while (error == EAGAIN);
+    int error = full ? group_sync_names(state, group) : 0;
+    if (error)
+        log_error("state: cannot write the folder of data files: %s", strerror(error));
+    else
+        do {
+            error = group_apply(state, group, full);
+        } while (error == EAGAIN);
     pthread_mutex_unlock(&state->database_lock);
     if (!error)
         reserve_refill(&state->reserve);
@@ -367,6 +409,17 @@ bool state_jobs_are_synced(struct state *state)
     return synced;
 }
 
+int directory_sync(int at, const char *path)
+{
+    int directory = openat(at, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (directory < 0)
+        return -1;
+    int result = fsync(directory), error = errno;
+    close(directory);
+    errno = error;
+    return result;
+}
+
 int state_data_dir(const struct state *state)
 {
     return state->data_dir;
@@ -374,12 +427,18 @@ int state_data_dir(const struct state *state)
 
 /* Opening. */
 
-/* directory_open makes the folder if it is missing. */
+/* directory_open makes the folder if it is missing, so that a power cut does not take it away. */
 static int directory_open(int at, const char *path)
 {
-    if (mkdirat(at, path, 0700) < 0 && errno != EEXIST)
+    bool made = mkdirat(at, path, 0700) == 0;
+    if (!made && errno != EEXIST)
         return -1;
-    return openat(at, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int directory = openat(at, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (directory >= 0 && made && directory_sync(directory, "..") < 0) {
+        close(directory);
+        return -1;
+    }
+    return directory;
 }
 
 /* directory_lock returns state_dir as a descriptor, with its lock held by the state. */

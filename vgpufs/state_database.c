@@ -51,15 +51,28 @@ static const char *const migrations[] = {
 /* What opening can come to, beside success (0) and failure (-1). */
 #define DAMAGED 1
 
+/* log_errno: of the last system call for the write-ahead log that failed. sqlite3_system_errno does
+ * not tell it when a COMMIT fails. */
+static int log_errno(sqlite3 *database)
+{
+    sqlite3_file *log = NULL;
+    int number = 0;
+    if (sqlite3_file_control(database, "main", SQLITE_FCNTL_JOURNAL_POINTER, (void *)&log) ==
+            SQLITE_OK &&
+        log && log->pMethods)
+        log->pMethods->xFileControl(log, SQLITE_FCNTL_LAST_ERRNO, &number);
+    return number;
+}
+
 int database_errno(sqlite3 *database)
 {
     switch (sqlite3_errcode(database) & 0xff) {
     case SQLITE_FULL:
     case SQLITE_NOMEM:
         return ENOSPC;
-    default:
-        /* SQLITE_IOERR where a system call failed that SQLite does not expect to. */
-        return sqlite3_system_errno(database) == ENOSPC ? ENOSPC : EIO;
+    default: /* SQLite expects no quota */
+        return sqlite3_system_errno(database) == ENOSPC || log_errno(database) == EDQUOT ? ENOSPC
+                                                                                         : EIO;
     }
 }
 
@@ -191,7 +204,9 @@ static int database_try(struct state *state, const char *path, struct text *erro
         result = sqlite3_exec(state->database,
                               "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;"
                               /* 1 MiB, which the reserve covers. */
-                              "PRAGMA wal_autocheckpoint = 256;",
+                              "PRAGMA wal_autocheckpoint = 256;"
+                              /* What a large group made of it is given back. */
+                              "PRAGMA journal_size_limit = 16777216;",
                               NULL, NULL, NULL);
     if (result == SQLITE_OK)
         result = database_check(state->database);

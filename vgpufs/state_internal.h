@@ -81,7 +81,8 @@ struct state {
     pthread_mutex_t database_lock;
     sqlite3 *database;
     sqlite3_stmt *prepared[OPERATION_COUNT];
-    bool syncing; /* the connection's synchronous=FULL */
+    bool syncing;      /* the connection's synchronous=FULL */
+    bool log_in_doubt; /* writing failed: the write-ahead log is not to be built upon */
     /* Results are read by a connection of its own, which no transaction holds up. */
     pthread_mutex_t reader_lock;
     sqlite3 *reader;
@@ -131,6 +132,9 @@ int database_sync(struct state *state, bool full);
 int rows_each(struct state *state, const char *query, uint64_t first, uint64_t last,
               void (*row)(sqlite3_stmt *statement, void *context), void *context);
 uint64_t column_number(sqlite3_stmt *statement, int column);
+
+/* directory_sync has the folder's entries on disk. 0, or -1 and errno. */
+int directory_sync(int at, const char *path);
 
 /* Room on the disk (state_room.c). */
 void reserve_open(struct reserve *reserve, int directory);

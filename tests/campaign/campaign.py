@@ -7,7 +7,10 @@ same state, and what it has is compared with all ledgers:
 
 - a submission whose close returned 0 has a result, or is queued or running;
 - a result that was read before has the same bytes now, and a tag has one job number for good;
-- what is queued stands in the order in which it was submitted, for each VM and priority;
+- what is queued stands in the order in which it was submitted, for each VM and priority: in some
+  rounds the pools are held, so that all of it is;
+- a tag that is submitted again is the same job, with the same result, whether it was known that the
+  daemon had it or not;
 - no job's number is used twice.
 
 What was under way when the daemon died may be there or not, but as a whole.
@@ -30,7 +33,9 @@ KILL_POINTS = [  # the places in the daemon (KILL_POINT), in a build with -Dkill
     "end-asked", "ended", "answering", "answered", "replying", "replied", "starting", "restoring",
 ]
 VMS = 4
-TAGS = 40  # a client submits so many in a round at most
+TAGS = 40  # a client leaves so many unread at most
+HELD = 100  # it submits so many at most while the pools are held
+AGAIN = 5  # so many of the last round's it submits again
 
 
 class Failed(AssertionError):
@@ -39,9 +44,10 @@ class Failed(AssertionError):
 
 # --- a client ------------------------------------------------------------------------------------
 
-def client(mount, vm, ledger_path, seed, first, quiet):
+def client(mount, vm, ledger_path, seed, first, again=(), held=False):
     """Submits lines with tags of its own until the mount dies; notes what it did. One system call a
-    note: what was written into a file outlives SIGKILL."""
+    note: what was written into a file outlives SIGKILL. `again` are (tag, line) of before; `held`:
+    nothing ends meanwhile, so nothing is read."""
     rng = random.Random(seed)
     ledger = os.open(ledger_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
@@ -57,13 +63,21 @@ def client(mount, vm, ledger_path, seed, first, quiet):
 
     folder, number, alive = f"{mount}/vm{vm}", first, True
     waiting = collections.deque()
-    while alive and number < first + (quiet or 10 ** 9):
+    try:
+        for tag, line in again:
+            put(f"{folder}/submit", line.encode())
+            note("again", tag, line)
+            if not held:
+                read_one(folder, tag, note)
+    except OSError:
+        alive = False
+    while alive and number < first + (HELD if held else 10 ** 9):
         tags = [f"t{vm}x{number + i}" for i in range(rng.choice((1, 1, 1, 2, 5)))]
         number += len(tags)
         priority = rng.randrange(3)
         work = rng.choice(("NOP", "NOP", "NOP", "VECTOR_ADD n=16"))
         lines = "".join(f"A:{priority}:{vm}:{work} tag={tag}\n" for tag in tags)
-        note("try", tags, priority)
+        note("try", tags, lines)
         try:
             if len(tags) == 1 and rng.random() < 0.3:
                 os.mkdir(f"{folder}/jobs/{tags[0]}")
@@ -72,7 +86,7 @@ def client(mount, vm, ledger_path, seed, first, quiet):
                 put(f"{folder}/submit", lines.encode())
             note("accepted", tags, priority)
             waiting.extend(tags)
-            if len(waiting) > TAGS or rng.random() < 0.5:
+            if not held and (len(waiting) > TAGS or rng.random() < 0.5):
                 read_one(folder, waiting.popleft(), note)
         except OSError as error:
             note("refused", tags, error.errno)
@@ -100,16 +114,21 @@ class Ledger:
         self.accepted, self.tried, self.refused = set(), set(), set()
         self.batches = []
         self.results, self.numbers = {}, {}
+        self.lines = {}  # of the last round: tag -> line
 
     def take(self, path):
+        self.lines = {}
         for line in path.read_text().splitlines():
             kind, what, third = json.loads(line)
             if kind == "try":
                 self.tried.update(what)
                 self.batches.append(what)
+                self.lines.update(zip(what, third.splitlines(keepends=True)))
             elif kind == "accepted":
                 self.accepted.update(what)
                 self.order += [(tag, third) for tag in what]
+            elif kind == "again":
+                self.accepted.add(what)
             elif kind == "refused":
                 self.refused.update(what)
             else:
@@ -129,9 +148,60 @@ class Ledger:
             raise Failed(f"{tag} was job {self.numbers[tag]} and is job {number}")
 
 
+# --- the check -----------------------------------------------------------------------------------
+
+def queued(text):
+    """Of the file `queue`, in its order: (VM, tag, priority) of what waits."""
+    lines = [line.split(" ", 7) for line in text.splitlines()]
+    return [(int(line[2][2:]), line[4], int(line[1])) for line in lines if line[5] == "queued"]
+
+
+class Check:
+    """Compares what a daemon has with self.ledgers. Who inherits it says what it has: jobs(vm),
+    status(vm, tag), result(vm, tag), which waits for it, and queue()."""
+
+    def check(self, drain=False):
+        queue = self.queue()
+        for vm, ledger in self.ledgers.items():
+            there = set(self.jobs(vm))
+            if lost := ledger.accepted - there:
+                raise Failed(f"vm{vm} has lost {sorted(lost)[:5]}, accepted before the kill")
+            if strange := there - ledger.tried:
+                raise Failed(f"vm{vm} has {sorted(strange)[:5]}, which nobody submitted")
+            self.check_batches(vm, ledger, there)
+            place = {tag: i for i, (tag, _) in enumerate(ledger.order)}
+            for priority in range(3):
+                tags = [tag for number, tag, level in queue
+                        if (number, level) == (vm, priority) and tag in place]
+                if tags != sorted(tags, key=place.get):
+                    raise Failed(f"vm{vm}: the order in priority {priority} is {tags[:20]}")
+            self.check_results(vm, ledger, there, drain)
+
+    def check_batches(self, vm, ledger, there):
+        for tags in ledger.batches:
+            if 0 < len(there.intersection(tags)) < len(tags):
+                raise Failed(f"vm{vm}: of the batch {tags} only a part is there")
+        ledger.batches.clear()
+
+    def check_results(self, vm, ledger, there, drain):
+        for tag in there:
+            status = self.status(vm, tag)
+            ledger.number(tag, status["job"])
+            if status["state"] == "new":
+                if tag in ledger.accepted:
+                    raise Failed(f"vm{vm}: {tag} was accepted and has lost its command")
+            elif drain or status["state"] not in ("queued", "running"):
+                ledger.result(tag, self.result(vm, tag))
+            elif tag in ledger.results:
+                raise Failed(f"vm{vm}: {tag} had a result and is {status['state']} again")
+        numbers = list(ledger.numbers.values())
+        if len(set(numbers)) != len(numbers):
+            raise Failed(f"vm{vm}: a job's number was used twice")
+
+
 # --- the daemon ----------------------------------------------------------------------------------
 
-class Campaign:
+class Campaign(Check):
     def __init__(self, build, root, state=None, extra=""):
         self.build, self.root = Path(build), Path(root)
         self.mount, self.state = self.root / "mnt", Path(state) if state else self.root / "state"
@@ -187,16 +257,17 @@ class Campaign:
 
     # Rounds
 
-    def clients_start(self, rng, quiet):
+    def clients_start(self, rng, held):
         clients = []
         for vm in self.ledgers:
             path = self.root / f"ledger-{vm}"
             path.write_text("")
+            seed, again = rng.random(), self.again(vm, rng)
             pid = os.fork()
             if pid == 0:
                 status = 1
                 try:
-                    client(self.mount, vm, path, rng.random(), self.first[vm], quiet)
+                    client(self.mount, vm, path, seed, self.first[vm], again, held)
                     status = 0
                 finally:
                     os._exit(status)
@@ -222,12 +293,29 @@ class Campaign:
             self.first[vm] = max([self.first[vm]] + [int(tag.split("x")[1]) + 1
                                                      for tag in ledger.tried])
 
+    def again(self, vm, rng):
+        """What the client submits once more: of the last round, and that nobody has removed."""
+        lines = sorted(self.ledgers[vm].lines.items())
+        return rng.sample(lines, min(AGAIN, len(lines)))
+
+    def hold(self, verb):
+        """Holds or releases the pools. False if the daemon died of it, which it may."""
+        try:
+            for pool in "AB":
+                (self.mount / "ctl").write_text(f"{verb} {pool}\n")
+            return True
+        except OSError:
+            return False
+
     def round(self, rng, point=None, wait=0.3):
-        """Starts, lets the clients work, kills; starts again and checks."""
+        """Starts, lets the clients work, kills; starts again and checks. In each fourth round the
+        pools are held until then."""
         self.rounds += 1
         name = f"{point}:{rng.randrange(1, 60)}" if point else None
+        held = self.rounds % 4 == 0
         if self.start(name):
-            clients = self.clients_start(rng, None)
+            held = held and self.hold("hold")
+            clients = self.clients_start(rng, held)
             try:
                 self.daemon.wait(wait * (0.2 + rng.random()) * (4 if point else 1))
                 self.points[point] += 1
@@ -240,10 +328,14 @@ class Campaign:
             self.kill()
         if not self.start():
             raise Failed("the daemon ended at its start:\n" + self.log_tail())
+        if held and (self.mount / "stats").read_text().count(" state=held ") != 2:
+            raise Failed("the pools were held, and are not")
         self.check()
+        if not self.hold("release"):
+            raise Failed("the pools cannot be released:\n" + self.log_tail())
         self.kill()
 
-    # Checking
+    # What the ledgers are compared with
 
     def jobs(self, vm):
         return os.listdir(self.mount / f"vm{vm}" / "jobs")
@@ -252,47 +344,11 @@ class Campaign:
         text = (self.mount / f"vm{vm}" / "jobs" / tag / "status").read_text()
         return dict(word.split("=", 1) for word in text.split() if "=" in word)
 
+    def result(self, vm, tag):
+        return (self.mount / f"vm{vm}" / "jobs" / tag / "result").read_text()
+
     def queue(self):
-        lines = [line.split(" ", 7) for line in (self.mount / "queue").read_text().splitlines()]
-        return [(int(line[2][2:]), line[4], int(line[1])) for line in lines if line[5] == "queued"]
-
-    def check(self, drain=False):
-        queue = self.queue()
-        for vm, ledger in self.ledgers.items():
-            there = set(self.jobs(vm))
-            if lost := ledger.accepted - there:
-                raise Failed(f"vm{vm} has lost {sorted(lost)[:5]}, accepted before the kill")
-            if strange := there - ledger.tried:
-                raise Failed(f"vm{vm} has {sorted(strange)[:5]}, which nobody submitted")
-            self.check_batches(vm, ledger, there)
-            place = {tag: i for i, (tag, _) in enumerate(ledger.order)}
-            for priority in range(3):
-                tags = [tag for number, tag, level in queue
-                        if (number, level) == (vm, priority) and tag in place]
-                if tags != sorted(tags, key=place.get):
-                    raise Failed(f"vm{vm}: the order in priority {priority} is {tags[:20]}")
-            self.check_results(vm, ledger, there, drain)
-
-    def check_batches(self, vm, ledger, there):
-        for tags in ledger.batches:
-            if 0 < len(there.intersection(tags)) < len(tags):
-                raise Failed(f"vm{vm}: of the batch {tags} only a part is there")
-        ledger.batches.clear()
-
-    def check_results(self, vm, ledger, there, drain):
-        for tag in there:
-            status = self.status(vm, tag)
-            ledger.number(tag, status["job"])
-            if status["state"] == "new":
-                if tag in ledger.accepted:
-                    raise Failed(f"vm{vm}: {tag} was accepted and has lost its command")
-            elif drain or status["state"] not in ("queued", "running"):
-                ledger.result(tag, (self.mount / f"vm{vm}" / "jobs" / tag / "result").read_text())
-            elif tag in ledger.results:
-                raise Failed(f"vm{vm}: {tag} had a result and is {status['state']} again")
-        numbers = list(ledger.numbers.values())
-        if len(set(numbers)) != len(numbers):
-            raise Failed(f"vm{vm}: a job's number was used twice")
+        return queued((self.mount / "queue").read_text())
 
     def forget(self, keep):
         """What was checked goes, as clients do it, so that the tree does not grow without end."""
@@ -302,6 +358,7 @@ class Campaign:
             for tag in ended[keep:]:
                 os.rmdir(self.mount / f"vm{vm}" / "jobs" / tag)
                 ledger.accepted.discard(tag)
+                ledger.lines.pop(tag, None)
             folder = os.open(self.mount / f"vm{vm}" / "jobs", os.O_RDONLY)
             os.fsync(folder)
             os.close(folder)

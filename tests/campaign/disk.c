@@ -10,14 +10,16 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
 struct control {
-    atomic_uint fails;   /* 1: writing and syncing fail with EIO */
-    atomic_uint slow_ms; /* how long a sync takes */
+    atomic_uint fails;   /* an errno: writing and syncing fail with it */
+    atomic_uint slow_ms; /* how long a sync takes; made shorter, it ends those under way too */
     atomic_uint syncs;   /* that were made */
+    atomic_uint tables;  /* of them: of state.db itself, not of its log */
 };
 
 static struct control *control_page(void)
@@ -36,20 +38,50 @@ static struct control *control_page(void)
     return mapped;
 }
 
+static void path_of(int file, char path[512])
+{
+    char link[64];
+    snprintf(link, sizeof(link), "/proc/self/fd/%d", file);
+    ssize_t size = readlink(link, path, 511);
+    path[size < 0 ? 0 : size] = '\0';
+}
+
 /* is_database: is it state.db, or its log? */
 static int is_database(int file)
 {
-    char link[64], path[512];
-    snprintf(link, sizeof(link), "/proc/self/fd/%d", file);
-    ssize_t size = readlink(link, path, sizeof(path) - 1);
-    path[size < 0 ? 0 : size] = '\0';
+    char path[512];
+    path_of(file, path);
     return strstr(path, "/state.db") != NULL;
 }
 
+static int is_tables(int file)
+{
+    char path[512];
+    path_of(file, path);
+    char *name = strstr(path, "/state.db");
+    return name && !strcmp(name, "/state.db");
+}
+
+/* note_folder writes down which folders were synced. */
+static void note_folder(int file)
+{
+    struct stat stat;
+    char path[512], list[512];
+    if (fstat(file, &stat) < 0 || !S_ISDIR(stat.st_mode))
+        return;
+    path_of(file, path);
+    snprintf(list, sizeof(list), "%s.folders", getenv("VGPUFS_TEST_DISK"));
+    int out = open(list, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    dprintf(out, "%s\n", path);
+    close(out);
+}
+
+/* fails gives the errno, or 0. */
 static int fails(int file)
 {
     struct control *control = control_page();
-    return control && atomic_load(&control->fails) && is_database(file);
+    int number = control ? (int)atomic_load(&control->fails) : 0;
+    return number && is_database(file) ? number : 0;
 }
 
 #define SEEN __attribute__((visibility("default")))
@@ -59,8 +91,9 @@ static int fails(int file)
 SEEN ssize_t pwrite64(int file, const void *bytes, size_t size, off64_t offset);
 ssize_t pwrite64(int file, const void *bytes, size_t size, off64_t offset)
 {
-    if (fails(file)) {
-        errno = EIO;
+    int number = fails(file);
+    if (number) {
+        errno = number;
         return -1;
     }
     return syscall(SYS_pwrite64, file, bytes, size, offset);
@@ -69,15 +102,19 @@ ssize_t pwrite64(int file, const void *bytes, size_t size, off64_t offset)
 static int sync_as(long call, int file)
 {
     struct control *control = control_page();
-    if (fails(file)) {
-        errno = EIO;
+    int number = fails(file);
+    if (number) {
+        errno = number;
         return -1;
     }
     if (control && is_database(file)) {
-        unsigned ms = atomic_load(&control->slow_ms);
-        struct timespec pause = {.tv_sec = ms / 1000, .tv_nsec = (long)(ms % 1000) * 1000000};
-        nanosleep(&pause, NULL);
+        static const struct timespec pause = {.tv_nsec = 5000000};
+        for (unsigned ms = 0; ms < atomic_load(&control->slow_ms); ms += 5)
+            nanosleep(&pause, NULL);
         atomic_fetch_add(&control->syncs, 1);
+        atomic_fetch_add(&control->tables, (unsigned)is_tables(file));
+    } else if (control) {
+        note_folder(file);
     }
     return (int)syscall(call, file);
 }

@@ -414,7 +414,7 @@ static void test_mistakes(void **state)
         {"[pool A]\nmax_run = 0\n",
          "t.conf:2: max_run = '0': takes a time from 1ms to 30d, as 250ms, 20s, 5m, 1h or 2d; "
          "seconds without a unit"},
-        {"[pool A]\nmax_result = 1\n", "t.conf:2: max_result = '1': takes a size from 1K to 1G "
+        {"[pool A]\nmax_result = 1\n", "t.conf:2: max_result = '1': takes a size from 1K to 512M "
                                        "bytes, with an optional K, M, G or T"},
         {"[vm 3]\ndevice_share = 0%\n",
          "t.conf:2: device_share = '0%': takes a percentage from 1% to 100%"},

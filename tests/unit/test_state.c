@@ -527,6 +527,34 @@ static void test_room(void **unused)
     assert_true(stat_of.st_size < 50000000);
 }
 
+static off_t size_of(const char *name)
+{
+    struct stat stat_of;
+    assert_int_equal(stat(scratch_path(name), &stat_of), 0);
+    return stat_of.st_size;
+}
+
+/* What a large group makes of the write-ahead log is given back. */
+static void test_log_size(void **unused)
+{
+    (void)unused;
+    enum { SIZE = 24 << 20 };
+    struct text text = {0};
+    open_state();
+    assert_true(text_reserve(&text, SIZE));
+    memset(text.data, 'x', SIZE);
+    text.size = SIZE;
+    struct blob *blob = blob_from_text(&text);
+    assert_non_null(blob);
+    state_put_directory(opened, 1, 1, "a");
+    assert_int_equal(state_wait(opened, state_end_job(opened, 1, 1, 3, 5, blob)), 0);
+    blob_unref(blob);
+    assert_true(size_of("state/state.db-wal") > SIZE);
+    for (uint64_t i = 2; i < 5; i++)
+        assert_int_equal(state_wait(opened, state_put_job_numbers(opened, 1, i)), 0);
+    assert_true(size_of("state/state.db-wal") <= 16 << 20);
+}
+
 static void test_newer_version(void **unused)
 {
     (void)unused;
@@ -811,6 +839,7 @@ int main(void)
         STATE_TEST(test_migration),
         STATE_TEST(test_jobs),
         STATE_TEST(test_room),
+        STATE_TEST(test_log_size),
         STATE_TEST(test_newer_version),
         STATE_TEST(test_damaged),
         STATE_TEST(test_missing_table),
