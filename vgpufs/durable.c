@@ -39,7 +39,7 @@ static void reply_when(struct state *state, state_ticket ticket, const struct du
         return;
     }
     *durable = *wanted;
-    durable->waiter = (struct state_waiter){.ticket = ticket, .done = durable_done};
+    durable->waiter = (struct state_waiter){.ticket = ticket, .light = true, .done = durable_done};
     if (!state_when(state, &durable->waiter, &error))
         durable_done(&durable->waiter, error);
 }

@@ -432,10 +432,12 @@ static state_ticket accepted_now(const struct handle *handle)
     return waits ? state_now(state) : 0;
 }
 
-/* note_accepted keeps what close() has to wait for; the handle's lines are locked. */
-static void note_accepted(struct handle *handle, int error)
+/* note_accepted keeps what close() has to wait for, if lines were accepted just now; the handle's
+ * lines are locked. A shell closes a descriptor once more before it writes: that waits for nothing.
+ */
+static void note_accepted(struct handle *handle, const struct acceptance *acceptance, int error)
 {
-    if (!error)
+    if (!error && acceptance->asked)
         handle->text.accepted = accepted_now(handle);
 }
 
@@ -444,7 +446,7 @@ static int text_write(struct handle *handle, const char *bytes, size_t size)
     struct acceptance acceptance = {.node = &handle->node};
     pthread_mutex_lock(&handle->text.lock);
     int error = lines_write(&handle->text.lines, bytes, size, accept_batch, &acceptance);
-    note_accepted(handle, error);
+    note_accepted(handle, &acceptance, error);
     pthread_mutex_unlock(&handle->text.lock);
     if (!error || acceptance.asked)
         return error;
@@ -508,7 +510,7 @@ void handle_flush(struct handle *handle, fuse_req_t request)
     struct acceptance acceptance = {.node = &handle->node};
     pthread_mutex_lock(&handle->text.lock);
     int error = lines_flush(&handle->text.lines, accept_batch, &acceptance);
-    note_accepted(handle, error);
+    note_accepted(handle, &acceptance, error);
     state_ticket accepted = handle->text.accepted;
     pthread_mutex_unlock(&handle->text.lock);
     if (error)

@@ -20,8 +20,13 @@
 #define MOST_REFUSED 16384
 #define MOST_WAITING 1000000
 /* How long what nobody waits for is collected. */
-#define LAZY_MS  50
+#define LAZY_MS 50
+/* The same with durability = sync: who submits goes on to wait at close(), the job may end before
+ * that, and then one sync does for both. */
+#define SYNC_US  2000
 #define RETRY_US UINT64_C(1000000)
+/* How often what came meanwhile joins a group before it is synced. */
+#define MOST_JOINS 4
 
 /* timed_wait waits on the condition, at most until `due_us` of the monotonic clock. */
 static void timed_wait(pthread_cond_t *condition, pthread_mutex_t *lock, uint64_t due_us)
@@ -42,7 +47,7 @@ static uint64_t delay_us(const struct state *state, enum haste haste)
         return 0;
     if (haste == LAZY || state->durability == DURABILITY_NONE)
         return LAZY_MS * 1000;
-    return state->durability == DURABILITY_GROUP ? state->group_ms * 1000 : 0;
+    return state->durability == DURABILITY_GROUP ? state->group_ms * 1000 : SYNC_US;
 }
 
 /* hurry has the writer begin at `due_us` at the latest; the state is locked. */
@@ -78,16 +83,16 @@ state_ticket change_ask(struct state *state, struct change *first, struct change
 
 /* Writing. */
 
-/* group_sync_names has the folders on disk in which the group's data files are: a name must not
+/* names_sync has the folders on disk in which these changes' data files are: a name must not
  * come back without its file. 0 or an errno. */
-static int group_sync_names(const struct state *state, const struct change *group)
+static int names_sync(const struct state *state, const struct change *change)
 {
     uint64_t synced = 0; /* a VM: no VM is 0 */
-    for (; group; group = group->next) {
+    for (; change; change = change->next) {
         char folder[24];
-        if (group->operation != PUT_FILE || group->values[0].number == synced)
+        if (change->operation != PUT_FILE || change->values[0].number == synced)
             continue;
-        synced = group->values[0].number;
+        synced = change->values[0].number;
         snprintf(folder, sizeof(folder), "%" PRIu64, synced);
         if (directory_sync(state->data_dir, folder) < 0 && errno != ENOENT)
             return errno;
@@ -112,51 +117,105 @@ static int log_renew(struct state *state)
     return 0;
 }
 
+/* What becomes one transaction. */
+struct group {
+    struct change *first, **last;
+    state_ticket ticket; /* of the last change */
+    enum haste haste;
+    bool full; /* synced */
+};
+
+/* group_take moves all that was asked for to the group's end; the state is locked. */
+static void group_take(struct state *state, struct group *group)
+{
+    if (state->first) {
+        *group->last = state->first;
+        group->last = state->last;
+    }
+    group->ticket = state->newest;
+    group->haste = state->haste > group->haste ? state->haste : group->haste;
+    state->first = NULL;
+    state->last = &state->first;
+    state->due_us = UINT64_MAX;
+    state->haste = LAZY;
+}
+
+/* changes_apply: 0, -1 and the database knows why, or an errno. `joins` more times, what was asked
+ * for meanwhile goes into the same transaction: the next sync, which it would have to wait for,
+ * takes longer than this one's statements. */
+static int changes_apply(struct state *state, struct group *group, unsigned joins)
+{
+    const struct change *change = group->first;
+    for (;;) {
+        int error = group->full ? names_sync(state, change) : 0;
+        if (error)
+            return error;
+        for (; change; change = change->next)
+            if (change_apply(state, change) < 0)
+                return -1;
+        if (joins-- == 0)
+            return 0;
+        struct change **joined = group->last;
+        pthread_mutex_lock(&state->lock);
+        group_take(state, group);
+        pthread_mutex_unlock(&state->lock);
+        change = *joined;
+        if (!change)
+            return 0;
+    }
+}
+
+static int statement_run(sqlite3_stmt *statement)
+{
+    int result = sqlite3_step(statement);
+    sqlite3_reset(statement);
+    return result == SQLITE_DONE ? 0 : -1;
+}
+
 /* group_apply makes one transaction of the whole list. 0, or an errno and nothing was written. */
-static int group_apply(struct state *state, const struct change *group, bool full)
+static int group_apply(struct state *state, struct group *group)
 {
     struct change *stamp = change_stamp();
     int failed = stamp ? 0 : -1;
     if (!failed)
-        failed = database_sync(state, full);
+        failed = database_sync(state, group->full);
     if (!failed)
         failed = log_renew(state);
-    if (!failed && sqlite3_exec(state->database, "BEGIN IMMEDIATE", NULL, NULL, NULL) != SQLITE_OK)
-        failed = -1;
+    if (!failed)
+        failed = statement_run(state->begin);
     KILL_POINT("group-begun");
     if (!failed)
         failed = change_apply(state, stamp);
-    for (; group && !failed; group = group->next)
-        failed = change_apply(state, group);
+    if (!failed)
+        failed = changes_apply(state, group, group->full ? MOST_JOINS : 0);
     changes_free(stamp);
     KILL_POINT("group-applied");
-    if (!failed && sqlite3_exec(state->database, "COMMIT", NULL, NULL, NULL) == SQLITE_OK) {
+    if (!failed && statement_run(state->commit) == 0) {
         KILL_POINT("group-committed");
         return 0;
     }
-    int error = database_errno(state->database);
-    if (error != ENOSPC || !reserve_release(&state->reserve))
+    int error = failed > 0 ? failed : database_errno(state->database);
+    if (failed > 0)
+        log_error("state: cannot write the folder of data files: %s", strerror(error));
+    else if (error != ENOSPC || !reserve_release(&state->reserve))
         log_error(
             "state: cannot write: %s: free space on the disk of state_dir or mend it; retrying",
             sqlite3_errmsg(state->database));
     else
         error = EAGAIN;
     sqlite3_exec(state->database, "ROLLBACK", NULL, NULL, NULL);
-    state->log_in_doubt |= error == EIO;
+    state->log_in_doubt |= failed <= 0 && error == EIO;
     return error;
 }
 
 /* group_write tries again as long as there is room that was kept for this. */
-static int group_write(struct state *state, const struct change *group, bool full)
+static int group_write(struct state *state, struct group *group)
 {
+    int error;
     pthread_mutex_lock(&state->database_lock);
-    int error = full ? group_sync_names(state, group) : 0;
-    if (error)
-        log_error("state: cannot write the folder of data files: %s", strerror(error));
-    else
-        do {
-            error = group_apply(state, group, full);
-        } while (error == EAGAIN);
+    do {
+        error = group_apply(state, group);
+    } while (error == EAGAIN);
     pthread_mutex_unlock(&state->database_lock);
     if (!error)
         reserve_refill(&state->reserve);
@@ -187,46 +246,73 @@ static void writer_pause(struct state *state)
         timed_wait(&state->asked, &state->lock, until);
 }
 
+/* waiter_is_due: is there nothing more to wait for? Then *error is its answer. */
+static bool waiter_is_due(const struct state *state, const struct state_waiter *waiter, int *error)
+{
+    *error = 0;
+    if (waiter->ticket <= (waiter->stored ? state->stored : state->durable))
+        return true;
+    *error = state->failure ? state->failure : EIO;
+    return state->giving_up || (state->failure && !waiter->patient);
+}
+
+/*
+ * only_waiter_tell answers one that waits alone and is light: to wake the announcer for it takes
+ * longer. The state is locked.
+ */
+static void only_waiter_tell(struct state *state)
+{
+    struct state_waiter *only = state->waiters;
+    int error;
+    if (!only || only->next || !only->light || !waiter_is_due(state, only, &error))
+        return;
+    state->waiters = NULL;
+    state->telling++;
+    pthread_mutex_unlock(&state->lock);
+    only->done(only, error);
+    pthread_mutex_lock(&state->lock);
+    state->telling--;
+    pthread_cond_broadcast(&state->written);
+}
+
 static void *writer_run(void *argument)
 {
     struct state *state = argument;
     pthread_mutex_lock(&state->lock);
     thread_name("state", "write");
     while (writer_wait(state)) {
-        struct change *group = state->first, **end = state->last;
-        state_ticket ticket = state->newest;
+        struct group group = {.last = &group.first};
         /* An attempt that began before the close may have met a disk that has room again. */
         bool last_attempt = state->stopping;
-        enum haste haste = state->haste;
-        bool full = last_attempt || haste == FIRM || state->wanted > state->durable ||
-                    (haste == JOURNAL && state->durability != DURABILITY_NONE);
-        state->first = NULL;
-        state->last = &state->first;
-        state->due_us = UINT64_MAX;
-        state->haste = LAZY;
+        group.full = last_attempt || state->haste == FIRM || state->wanted > state->durable ||
+                     (state->haste == JOURNAL && state->durability != DURABILITY_NONE);
+        group_take(state, &group);
         pthread_mutex_unlock(&state->lock);
-        int error = group_write(state, group, full);
+        int error = group_write(state, &group);
         size_t written = 0;
         if (!error) {
-            bytes_remove(state, group);
-            written = changes_free(group);
+            bytes_remove(state, group.first);
+            written = changes_free(group.first);
         }
         pthread_mutex_lock(&state->lock);
         state->failure = error;
         state->waiting -= written;
         if (!error) {
-            state->stored = ticket;
-            state->durable = full ? ticket : state->durable;
+            state->stored = group.ticket;
+            state->durable = group.full ? group.ticket : state->durable;
         } else { /* back in front of what came meanwhile */
-            if (group) {
-                *end = state->first;
-                state->last = state->first ? state->last : end;
-                state->first = group;
+            if (group.first) {
+                *group.last = state->first;
+                state->last = state->first ? state->last : group.last;
+                state->first = group.first;
             }
-            state->haste = haste > state->haste ? haste : state->haste;
+            state->haste = group.haste > state->haste ? group.haste : state->haste;
             state->due_us = 0;
         }
         pthread_cond_broadcast(&state->written);
+        only_waiter_tell(state);
+        if (state->waiters)
+            pthread_cond_signal(&state->due);
         if (error && last_attempt)
             break;
         if (error)
@@ -256,16 +342,6 @@ int state_wait(struct state *state, state_ticket ticket)
     int error = state->durable >= ticket ? 0 : state->failure;
     pthread_mutex_unlock(&state->lock);
     return error;
-}
-
-/* waiter_is_due: is there nothing more to wait for? Then *error is its answer. */
-static bool waiter_is_due(const struct state *state, const struct state_waiter *waiter, int *error)
-{
-    *error = 0;
-    if (waiter->ticket <= (waiter->stored ? state->stored : state->durable))
-        return true;
-    *error = state->failure ? state->failure : EIO;
-    return state->giving_up || (state->failure && !waiter->patient);
 }
 
 bool state_when(struct state *state, struct state_waiter *waiter, int *error)
@@ -313,10 +389,10 @@ static void *announcer_run(void *argument)
         if (!due && state->stopping)
             break;
         if (!due) {
-            pthread_cond_wait(&state->written, &state->lock);
+            pthread_cond_wait(&state->due, &state->lock);
             continue;
         }
-        state->announcing = true;
+        state->telling++;
         pthread_mutex_unlock(&state->lock);
         KILL_POINT("announcing");
         for (struct state_waiter *next; due; due = next) {
@@ -325,7 +401,7 @@ static void *announcer_run(void *argument)
         }
         KILL_POINT("announced");
         pthread_mutex_lock(&state->lock);
-        state->announcing = false;
+        state->telling--;
         pthread_cond_broadcast(&state->written);
     }
     pthread_mutex_unlock(&state->lock);
@@ -337,10 +413,10 @@ void state_settle(struct state *state)
     /* What is told may ask for more. */
     while (state_wait(state, state_now(state)) == 0) {
         pthread_mutex_lock(&state->lock);
-        bool quiet = !state->waiters && !state->announcing && state->durable == state->newest;
+        bool quiet = !state->waiters && !state->telling && state->durable == state->newest;
         if (!quiet)
-            pthread_cond_broadcast(&state->written);
-        if (!quiet && (state->waiters || state->announcing))
+            pthread_cond_signal(&state->due);
+        if (!quiet && (state->waiters || state->telling))
             pthread_cond_wait(&state->written, &state->lock);
         pthread_mutex_unlock(&state->lock);
         if (quiet)
@@ -348,8 +424,8 @@ void state_settle(struct state *state)
     }
     pthread_mutex_lock(&state->lock);
     state->giving_up = true;
-    pthread_cond_broadcast(&state->written);
-    while (state->waiters || state->announcing)
+    pthread_cond_signal(&state->due);
+    while (state->waiters || state->telling)
         pthread_cond_wait(&state->written, &state->lock);
     pthread_mutex_unlock(&state->lock);
 }
@@ -360,7 +436,7 @@ void state_ask(struct state *state)
     pulse_ask(&state->announcer_pulse);
     pthread_mutex_lock(&state->lock);
     pthread_cond_signal(&state->asked);
-    pthread_cond_broadcast(&state->written);
+    pthread_cond_signal(&state->due);
     pthread_mutex_unlock(&state->lock);
 }
 
@@ -505,6 +581,7 @@ static struct state *state_make(void)
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     pthread_cond_init(&state->asked, &monotonic);
     pthread_cond_init(&state->written, NULL);
+    pthread_cond_init(&state->due, NULL);
     pthread_condattr_destroy(&monotonic);
     return state;
 }
@@ -535,7 +612,7 @@ static void threads_stop(struct state *state)
     if (state->has_writer)
         pthread_join(state->writer, NULL);
     pthread_mutex_lock(&state->lock);
-    pthread_cond_broadcast(&state->written);
+    pthread_cond_signal(&state->due);
     pthread_mutex_unlock(&state->lock);
     if (state->has_announcer)
         pthread_join(state->announcer, NULL);
@@ -557,6 +634,7 @@ void state_close(struct state *state)
         close(state->data_dir);
     if (state->lock_fd >= 0)
         close(state->lock_fd);
+    pthread_cond_destroy(&state->due);
     pthread_cond_destroy(&state->written);
     pthread_cond_destroy(&state->asked);
     pthread_mutex_destroy(&state->lock);

@@ -155,6 +155,7 @@ struct state_waiter {
     state_ticket ticket;
     bool patient; /* goes on waiting while the disk refuses */
     bool stored;  /* it is enough that the end of this process does not lose it */
+    bool light;   /* `done` takes no lock and asks for nothing */
     void (*done)(struct state_waiter *waiter, int error);
 };
 /*

@@ -185,6 +185,12 @@ static int statements_prepare(struct state *state, const char *path, struct text
         text_printf(error, "cannot use %s: %s", path, sqlite3_errmsg(state->database));
         return -1;
     }
+    if (sqlite3_prepare_v2(state->database, "BEGIN IMMEDIATE", -1, &state->begin, NULL) !=
+            SQLITE_OK ||
+        sqlite3_prepare_v2(state->database, "COMMIT", -1, &state->commit, NULL) != SQLITE_OK) {
+        text_printf(error, "cannot use %s: %s", path, sqlite3_errmsg(state->database));
+        return -1;
+    }
     int flags = SQLITE_OPEN_READONLY | SQLITE_OPEN_NOMUTEX;
     if (sqlite3_open_v2(path, &state->reader, flags, NULL) == SQLITE_OK &&
         sqlite3_busy_timeout(state->reader, BUSY_MS) == SQLITE_OK &&
@@ -286,9 +292,11 @@ void database_close(struct state *state)
         sqlite3_finalize(state->prepared[i]);
         state->prepared[i] = NULL;
     }
+    sqlite3_finalize(state->begin);
+    sqlite3_finalize(state->commit);
     sqlite3_finalize(state->read_result);
     sqlite3_close(state->reader);
     sqlite3_close(state->database);
-    state->read_result = NULL;
+    state->begin = state->commit = state->read_result = NULL;
     state->reader = state->database = NULL;
 }

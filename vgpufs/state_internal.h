@@ -80,7 +80,7 @@ struct state {
      */
     pthread_mutex_t database_lock;
     sqlite3 *database;
-    sqlite3_stmt *prepared[OPERATION_COUNT];
+    sqlite3_stmt *prepared[OPERATION_COUNT], *begin, *commit;
     bool syncing;      /* the connection's synchronous=FULL */
     bool log_in_doubt; /* writing failed: the write-ahead log is not to be built upon */
     /* Results are read by a connection of its own, which no transaction holds up. */
@@ -92,8 +92,8 @@ struct state {
     pthread_t writer, announcer;
     bool has_writer, has_announcer;
     struct pulse writer_pulse, announcer_pulse;
-    pthread_mutex_t lock; /* guards all below */
-    pthread_cond_t asked, written;
+    pthread_mutex_t lock;               /* guards all below */
+    pthread_cond_t asked, written, due; /* to the writer; state_wait, _settle; the announcer */
     struct change *first, **last;
     enum config_durability durability;
     uint64_t group_ms;
@@ -106,7 +106,7 @@ struct state {
     int failure;          /* errno of the last attempt to write, 0 if it succeeded */
     size_t waiting;       /* changes that were asked for and are not stored */
     struct state_waiter *waiters;
-    bool announcing; /* waiters are being told, without the lock */
+    unsigned telling; /* threads that tell waiters, without the lock */
     bool stopping, giving_up;
 };
 

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <ftw.h>
+#include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,6 +34,27 @@ void bench_sleep_ms(unsigned ms)
     struct timespec left = {.tv_sec = ms / 1000, .tv_nsec = (long)(ms % 1000) * 1000000};
     while (nanosleep(&left, &left) < 0 && errno == EINTR)
         continue;
+}
+
+static cpu_set_t processors; /* that this process had */
+
+void bench_pin(void)
+{
+    cpu_set_t one;
+    if (sched_getaffinity(0, sizeof(processors), &processors) < 0)
+        bench_die("sched_getaffinity");
+    CPU_ZERO(&one);
+    for (int i = CPU_SETSIZE - 1; i >= 0 && CPU_COUNT(&one) == 0; i--)
+        if (CPU_ISSET(i, &processors))
+            CPU_SET(i, &one);
+    if (sched_setaffinity(0, sizeof(one), &one) < 0)
+        bench_die("sched_setaffinity");
+}
+
+void bench_unpin(void)
+{
+    if (sched_setaffinity(0, sizeof(processors), &processors) < 0)
+        bench_die("sched_setaffinity");
 }
 
 void bench_fail(const char *format, ...)

@@ -29,6 +29,14 @@ size_t bench_scale(size_t whole, size_t smoke);
 double bench_now_us(void);
 void bench_sleep_ms(unsigned ms);
 
+/*
+ * bench_pin keeps this process, and what it starts from now on, on one processor: then a call costs
+ * what it computes. On several, whether the daemon wakes where the client runs decides more than
+ * that. bench_unpin: what is started from then on runs where it likes.
+ */
+void bench_pin(void);
+void bench_unpin(void);
+
 /* These print "vgpufs-bench: …", clean up and exit. Thread-safe. */
 __attribute__((noreturn)) void bench_die(const char *what); /* with errno */
 __attribute__((noreturn, format(printf, 1, 2))) void bench_fail(const char *format, ...);

@@ -3,7 +3,6 @@
 #include "mounts.h"
 
 #include <fcntl.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -79,23 +78,6 @@ static void costs_finish(struct costs *costs)
     samples_finish(&costs->start);
 }
 
-/*
- * pin keeps this process, and what it starts from now on, on one processor: then a call costs what
- * it computes. On several, whether the daemon wakes where the client runs decides more than that.
- */
-static void pin(cpu_set_t *before)
-{
-    cpu_set_t one;
-    if (sched_getaffinity(0, sizeof(*before), before) < 0)
-        bench_die("sched_getaffinity");
-    CPU_ZERO(&one);
-    for (int i = CPU_SETSIZE - 1; i >= 0 && CPU_COUNT(&one) == 0; i--)
-        if (CPU_ISSET(i, before))
-            CPU_SET(i, &one);
-    if (sched_setaffinity(0, sizeof(one), &one) < 0)
-        bench_die("sched_setaffinity");
-}
-
 /* through_syscalls: a mount with few queued and one with many take turns. */
 static void through_syscalls(size_t many)
 {
@@ -103,8 +85,7 @@ static void through_syscalls(size_t many)
     struct mount short_one, long_one;
     struct costs on_short = {0}, on_long = {0};
     const char *settings = "durability = none\nvms = 1-2";
-    cpu_set_t before;
-    pin(&before);
+    bench_pin();
     mount_start_vgpufs(&short_one, "few", settings, "");
     mount_start_vgpufs(&long_one, "many", settings, "");
     mount_ctl(&short_one, "hold A\n");
@@ -129,7 +110,7 @@ static void through_syscalls(size_t many)
     costs_finish(&on_long);
     mount_stop(&long_one);
     mount_stop(&short_one);
-    sched_setaffinity(0, sizeof(before), &before);
+    bench_unpin();
 }
 
 /* instructions counts those of one queue operation by callgrind; 0 if that cannot be. */

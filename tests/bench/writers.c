@@ -15,7 +15,7 @@ struct writer {
     pthread_barrier_t *start;
     unsigned vm;
     size_t jobs;
-    bool closing;
+    bool durable;
     double begun_us, ended_us;
 };
 
@@ -27,24 +27,24 @@ static void *writer_run(void *argument)
     int file = file_open(path, O_WRONLY);
     pthread_barrier_wait(writer->start);
     writer->begun_us = bench_now_us();
-    for (size_t i = 0; i < writer->jobs; i++)
-        if (writer->closing)
-            file_put(path, "NOP\n", 4);
-        else
-            file_write(file, "NOP\n", 4);
+    for (size_t i = 0; i < writer->jobs; i++) {
+        file_write(file, "NOP\n", 4);
+        if (writer->durable && fsync(file) < 0)
+            bench_die(path);
+    }
     writer->ended_us = bench_now_us();
     close(file);
     return NULL;
 }
 
-double writers_rate(const struct mount *mount, unsigned count, size_t jobs, bool closing)
+double writers_rate(const struct mount *mount, unsigned count, size_t jobs, bool durable)
 {
     struct writer writers[MAX_WRITERS];
     pthread_barrier_t start;
     pthread_barrier_init(&start, NULL, count);
     for (unsigned i = 0; i < count; i++) {
         writers[i] = (struct writer){
-            .mount = mount, .start = &start, .vm = i + 1, .jobs = jobs, .closing = closing};
+            .mount = mount, .start = &start, .vm = i + 1, .jobs = jobs, .durable = durable};
         if (pthread_create(&writers[i].thread, NULL, writer_run, &writers[i]) != 0)
             bench_fail("cannot start %u writers", count);
     }

@@ -8,8 +8,8 @@
 
 /*
  * writers_rate lets `count` writers submit `jobs` lines each, to vm1, vm2 …: lines a second. With
- * `closing` a writer opens and closes the file for each line, which waits until it is durable.
+ * `durable` a writer calls fsync(2) after each line.
  */
-double writers_rate(const struct mount *mount, unsigned count, size_t jobs, bool closing);
+double writers_rate(const struct mount *mount, unsigned count, size_t jobs, bool durable);
 
 #endif

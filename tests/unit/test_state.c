@@ -458,6 +458,28 @@ static void assert_result(unsigned vm, uint64_t number, size_t size, char fill)
     blob_unref(blob);
 }
 
+/* Who submits without waiting gets no sync of its own, but is not forgotten either. */
+static void test_unawaited(void **unused)
+{
+    (void)unused;
+    struct state_batch batch = {0};
+    struct state_job job = {.vm = 1, .number = 1, .tag = "1", .pool = "A", .line = "NOP"};
+    open_state();
+    state_set_durability(opened, DURABILITY_SYNC, 0);
+    assert_int_equal(state_batch_add(&batch, &job), 0);
+    state_put_batch(opened, &batch);
+    for (int tries = 0;; tries++) {
+        struct text text = {0};
+        assert_int_equal(state_load_jobs(opened, 1, note_job, &text), 0);
+        bool written = text.size > 0;
+        text_finish(&text);
+        if (written)
+            break;
+        assert_true(tries < 3000);
+        usleep(10000);
+    }
+}
+
 static void put_result(unsigned vm, uint64_t number, size_t size, char fill)
 {
     struct blob *blob = blob_of(size, fill);
@@ -838,6 +860,7 @@ int main(void)
         STATE_TEST(test_no_directory),
         STATE_TEST(test_migration),
         STATE_TEST(test_jobs),
+        STATE_TEST(test_unawaited),
         STATE_TEST(test_room),
         STATE_TEST(test_log_size),
         STATE_TEST(test_newer_version),
