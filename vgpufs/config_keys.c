@@ -48,7 +48,8 @@ static const struct config_key keys[] = {
      .help =
          "What becomes of a job that was running when the daemon ended: rerun, it is run again; "
          "fail, it has failed. Holds for jobs that are started from then on. With fail and "
-         "durability = sync a job is started when the disk has noted that it is."},
+         "durability = sync a job is started when the disk has noted that it is. Where the next "
+         "daemon goes on with the mount (see vgpufs-mount(8)) it is run again in either case."},
     {VGPUFS("max_reruns", TYPE_COUNT), DEFAULT("3"), RANGE(0, 1000000), OF_CONFIG(max_reruns),
      .help = "How often a job is run again because the daemon crashed or was killed while it ran; "
              "then it has failed, since it may be what ends the daemon. 0: no limit. Planned "

@@ -60,12 +60,13 @@ static uint64_t file_leave(struct data_file *file)
         return 0;
     table_remove(&data->by_number, &file->by_number);
     data->used_bytes -= file->size;
+    bool replaced = file->replaced && !file->kept;
     /*
      * Bytes that were replaced go when the state names the new ones: a daemon that died between
      * would come back with neither. All others go now, since on a full disk nothing else helps.
      */
-    uint64_t number = file->replaced ? 0 : file->number;
-    if (file->replaced)
+    uint64_t number = replaced || file->kept ? 0 : file->number;
+    if (replaced)
         state_remove_bytes(data->state, data->vm, file->number);
     free(file->name);
     free(file);
@@ -148,8 +149,15 @@ static void load_file(void *context, uint64_t number, const char *name)
     data->used_bytes += file->size;
 }
 
-/* backing_sweep removes bytes that no name leads to: outputs and unlinked files of a dead daemon.
- */
+/* backing_remove removes the bytes of a number that no file has. */
+static void backing_remove(struct data *data, uint64_t number, const char *name)
+{
+    pthread_mutex_lock(&data->lock);
+    if (!file_by_number(data, number))
+        unlinkat(data->directory, name, 0);
+    pthread_mutex_unlock(&data->lock);
+}
+
 static void backing_sweep(struct data *data)
 {
     int copy = openat(data->directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -159,8 +167,8 @@ static void backing_sweep(struct data *data)
     for (struct dirent *entry; (entry = readdir(directory));) {
         char *end;
         uint64_t number = strtoull(entry->d_name, &end, 10);
-        if (!*end && end != entry->d_name && !file_by_number(data, number))
-            unlinkat(data->directory, entry->d_name, 0);
+        if (!*end && end != entry->d_name)
+            backing_remove(data, number, entry->d_name);
     }
     closedir(directory);
 }
@@ -181,10 +189,47 @@ void data_init(struct data *data, struct state *state, unsigned vm, uint64_t nex
     if (data->directory < 0)
         return; /* it never had a file */
     struct loader loader = {.data = data};
-    if (state_load_files(state, vm, load_file, &loader) == 0 && !loader.incomplete)
-        backing_sweep(data);
-    else
+    data->known = state_load_files(state, vm, load_file, &loader) == 0 && !loader.incomplete;
+    if (!data->known)
         log_error("vm%u: not all names of its data files could be read: no bytes are removed", vm);
+}
+
+void data_sweep(struct data *data)
+{
+    if (data->known)
+        backing_sweep(data);
+    for (struct data_file *file; (file = data->adopted);) {
+        data->adopted = file->next_adopted;
+        data_unref(file);
+    }
+}
+
+void data_keep(struct data_file *file)
+{
+    pthread_mutex_lock(&file->data->lock);
+    file->kept = true;
+    pthread_mutex_unlock(&file->data->lock);
+}
+
+void data_adopt(struct data *data, uint64_t number)
+{
+    struct stat stat;
+    pthread_mutex_lock(&data->lock);
+    bool missing =
+        number < data->next_file && !file_by_number(data, number) && data->directory >= 0 &&
+        fstatat(data->directory, backing_name(number).text, &stat, AT_SYMLINK_NOFOLLOW) == 0 &&
+        S_ISREG(stat.st_mode);
+    struct data_file *file = missing ? file_enter(data, number, NULL) : NULL;
+    if (file) {
+        file->size = (uint64_t)stat.st_size;
+        file->atime = stat.st_atim;
+        file->mtime = stat.st_mtim;
+        data->used_bytes += file->size;
+        file->references = 1; /* data_sweep's */
+        file->next_adopted = data->adopted;
+        data->adopted = file;
+    }
+    pthread_mutex_unlock(&data->lock);
 }
 
 void data_finish(struct data *data)

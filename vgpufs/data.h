@@ -35,7 +35,9 @@ struct data {
     uint64_t next_file, reserved_file; /* numbers from next_file up to reserved_file are ours */
     struct table by_name, by_number;
     uint64_t used_bytes, quota_bytes;
-    struct timespec changed; /* of the directory */
+    struct timespec changed;   /* of the directory */
+    bool known;                /* all that is in the state is in the tables */
+    struct data_file *adopted; /* files without a name that data_sweep lets go */
 };
 
 /* A file. It lives while it has a name or somebody holds a reference. */
@@ -46,14 +48,23 @@ struct data_file {
     unsigned references; /* data->lock guards this and all below */
     bool named;
     bool replaced; /* it lost its name to another file */
+    bool kept;     /* the bytes stay, for the next daemon: somebody has it open */
     uint64_t size;
     struct timespec atime, mtime, ctime;
     char *name; /* the last one, when it has none any more */
+    struct data_file *next_adopted;
 };
 
 /* data_init reads the VM's files from the state. `next_file` as the state had it. */
 void data_init(struct data *data, struct state *state, unsigned vm, uint64_t next_file,
                uint64_t quota_bytes);
+/* data_sweep removes bytes that no name leads to, and nobody has open: once, when it is known what
+ * is. Outputs and unlinked files of a dead daemon. */
+void data_sweep(struct data *data);
+/* data_keep: the file is open, and the next daemon goes on with it, whether it has a name or not.
+ * data_adopt is that daemon's end: it finds a file without a name again, before data_sweep. */
+void data_keep(struct data_file *file);
+void data_adopt(struct data *data, uint64_t number);
 void data_finish(struct data *data);
 void data_set_quota(struct data *data, uint64_t quota_bytes);
 

@@ -1,11 +1,11 @@
-#include "fs_handle.h"
+#include "fs_handle_internal.h"
 
 #include "data.h"
 #include "durable.h"
+#include "handle_numbers.h"
 #include "nfs_lines.h"
 #include "nfs_view.h"
 #include "nfs_wait.h"
-#include "parked.h"
 #include "server.h"
 #include "vm.h"
 
@@ -16,27 +16,6 @@
 #include <string.h>
 #include <unistd.h>
 
-struct handle {
-    struct node node;               /* its references are the handle's */
-    struct handle *previous, *next; /* all that are open; handles_lock guards them */
-    bool nfs;                       /* an NFS server's */
-    bool writes;                    /* it was opened for writing */
-    union {
-        struct {                   /* CONTENT_TEXT */
-            struct blob *snapshot; /* what local reads return; NULL: not opened for them */
-            pthread_mutex_t lock;  /* guards `lines` */
-            struct lines lines;
-            state_ticket accepted; /* what close() waits for; guarded by the lock too */
-        } text;
-        struct { /* CONTENT_RESULT */
-            struct result_handle content;
-            struct watcher watcher; /* the VM's lock guards it */
-        } result;
-        int descriptor;              /* CONTENT_BYTES */
-        struct node_listing listing; /* CONTENT_DIRECTORY */
-    };
-};
-
 /* No RELEASE comes for what is open when the daemon stops: handles_finish frees it. */
 static pthread_mutex_t handles_lock = PTHREAD_MUTEX_INITIALIZER; /* guards the list */
 static struct handle *handles;
@@ -45,7 +24,7 @@ static pthread_cond_t result_closed = PTHREAD_COND_INITIALIZER; /* signalled whe
 
 struct handle *handle_of(const struct fuse_file_info *info)
 {
-    return (struct handle *)(uintptr_t)info->fh;
+    return handle_numbers_get(info->fh);
 }
 
 /*
@@ -87,10 +66,10 @@ static int text_open(struct handle *handle, int flags)
     return handle->text.snapshot ? 0 : ENOSPC;
 }
 
-static int bytes_open(struct handle *handle, int flags)
+int handle_bytes_open(struct handle *handle)
 {
     /* The kernel may read what it caches from a file that is open for writing only. */
-    bool reads_only = (flags & O_ACCMODE) == O_RDONLY;
+    bool reads_only = !handle->writes;
     struct data *data = &handle->node.vm->data;
     if (atomic_fetch_add(&data->open_files, 1) >= DATA_MAX_OPEN) {
         atomic_fetch_sub(&data->open_files, 1);
@@ -102,7 +81,16 @@ static int bytes_open(struct handle *handle, int flags)
         atomic_fetch_sub(&data->open_files, 1);
         return failure == EMFILE || failure == ENFILE ? ENOSPC : failure;
     }
-    int error = flags & O_TRUNC ? data_truncate(handle->node.file, 0) : 0;
+    return 0;
+}
+
+static int bytes_open(struct handle *handle, int flags)
+{
+    struct data *data = &handle->node.vm->data;
+    int error = handle_bytes_open(handle);
+    if (error)
+        return error;
+    error = flags & O_TRUNC ? data_truncate(handle->node.file, 0) : 0;
     if (error) {
         close(handle->descriptor);
         atomic_fetch_sub(&data->open_files, 1);
@@ -136,20 +124,24 @@ static void content_close(struct handle *handle)
     struct vm *vm = handle->node.vm;
     switch (handle->node.type->content) {
     case CONTENT_TEXT:
-        if (handle->nfs && handle->writes)
+        if (handle->nfs && handle->writes && !handle->gone)
             nfs_lines_close(&handle->node);
         blob_unref(handle->text.snapshot);
         lines_finish(&handle->text.lines);
         pthread_mutex_destroy(&handle->text.lock);
         break;
     case CONTENT_RESULT:
-        pthread_mutex_lock(&vm->lock);
-        watcher_clear(&handle->result.watcher);
-        pthread_mutex_unlock(&vm->lock);
+        if (!handle->gone) {
+            pthread_mutex_lock(&vm->lock);
+            watcher_clear(&handle->result.watcher);
+            pthread_mutex_unlock(&vm->lock);
+        }
         blob_unref(handle->result.content.content);
         pthread_mutex_destroy(&handle->result.content.lock);
         break;
     case CONTENT_BYTES:
+        if (handle->gone)
+            break;
         close(handle->descriptor);
         atomic_fetch_sub(&vm->data.open_files, 1);
         break;
@@ -164,6 +156,22 @@ const struct node *handle_node(const struct handle *handle)
     return &handle->node;
 }
 
+struct handle *handles_first(void)
+{
+    return handles;
+}
+
+void handle_enter(struct handle *handle)
+{
+    pthread_mutex_lock(&handles_lock);
+    handle->next = handles;
+    if (handles)
+        handles->previous = handle;
+    handles = handle;
+    open_results += handle->node.type->content == CONTENT_RESULT;
+    pthread_mutex_unlock(&handles_lock);
+}
+
 int handle_open(const struct node *node, struct fuse_file_info *info, bool nfs)
 {
     int error = mode_error(node, info->flags, nfs);
@@ -171,6 +179,7 @@ int handle_open(const struct node *node, struct fuse_file_info *info, bool nfs)
     if (!handle)
         return error ? error : ENOSPC;
     handle->nfs = nfs;
+    handle->reads = (info->flags & O_ACCMODE) != O_WRONLY;
     handle->writes = (info->flags & O_ACCMODE) != O_RDONLY;
     /* The handle has references of its own. */
     error = node_resolve(node->server, node_self_ino(node), &handle->node);
@@ -179,18 +188,16 @@ int handle_open(const struct node *node, struct fuse_file_info *info, bool nfs)
         return error;
     }
     error = content_open(handle, info->flags);
+    if (!error && handle_numbers_put(handle, &handle->number) < 0) {
+        content_close(handle);
+        error = ENFILE;
+    }
     if (error) {
         node_release(&handle->node);
         free(handle);
         return error;
     }
-    pthread_mutex_lock(&handles_lock);
-    handle->next = handles;
-    if (handles)
-        handles->previous = handle;
-    handles = handle;
-    open_results += node->type->content == CONTENT_RESULT;
-    pthread_mutex_unlock(&handles_lock);
+    handle_enter(handle);
     /*
      * The page cache may keep a data file: only this mount changes it. All else is made anew. Who
      * only writes has nothing of it, and without it the bytes are copied once less; the kernel
@@ -205,7 +212,7 @@ int handle_open(const struct node *node, struct fuse_file_info *info, bool nfs)
      * Of a data file it must: close() also writes what was changed through mmap(2). */
     info->noflush = node->type->content != CONTENT_BYTES && !node->type->accept;
 #endif
-    info->fh = (uintptr_t)handle;
+    info->fh = handle->number;
     return 0;
 }
 
@@ -218,6 +225,7 @@ void handle_close(struct handle *handle)
     if (handle->node.type->content == CONTENT_RESULT && --open_results == 0)
         pthread_cond_signal(&result_closed);
     pthread_mutex_unlock(&handles_lock);
+    handle_numbers_drop(handle->number);
     content_close(handle);
     node_release(&handle->node);
     free(handle);
@@ -328,8 +336,27 @@ static void result_read(struct handle *handle, fuse_req_t request, size_t size, 
     blob_unref(content);
 }
 
+/* gone_read: of what is gone, who has it open can still read what it held. */
+static void gone_read(const struct handle *handle, fuse_req_t request, size_t size, uint64_t offset)
+{
+    enum node_content sort = handle->node.type->content;
+    const struct blob *content = sort == CONTENT_TEXT     ? handle->text.snapshot
+                                 : sort == CONTENT_RESULT ? handle->result.content.content
+                                                          : NULL;
+    if (!content) {
+        fuse_reply_err(request, ESTALE);
+        return;
+    }
+    size_t start = part_of(content, offset, &size);
+    fuse_reply_buf(request, content->data + start, size);
+}
+
 void handle_read(struct handle *handle, fuse_req_t request, size_t size, uint64_t offset)
 {
+    if (handle->gone) {
+        gone_read(handle, request, size, offset);
+        return;
+    }
     switch (handle->node.type->content) {
     case CONTENT_BYTES:
         bytes_read(handle, request, size, offset);
@@ -352,7 +379,7 @@ void handle_read(struct handle *handle, fuse_req_t request, size_t size, uint64_
 unsigned handle_poll(struct handle *handle, struct fuse_pollhandle *poll)
 {
     unsigned ready = POLLIN | POLLRDNORM | POLLOUT | POLLWRNORM;
-    if (handle->node.type->content == CONTENT_RESULT) {
+    if (handle->node.type->content == CONTENT_RESULT && !handle->gone) {
         struct vm *vm = handle->node.vm;
         struct job *pending;
         pthread_mutex_lock(&vm->lock);
@@ -464,6 +491,10 @@ static int text_write(struct handle *handle, const char *bytes, size_t size)
 void handle_write(struct handle *handle, fuse_req_t request, struct fuse_bufvec *in,
                   uint64_t offset)
 {
+    if (handle->gone) {
+        fuse_reply_err(request, ESTALE);
+        return;
+    }
     if (handle->node.type->content == CONTENT_BYTES) {
         bytes_write(handle, request, in, offset);
         return;
@@ -495,7 +526,7 @@ void handle_write(struct handle *handle, fuse_req_t request, struct fuse_bufvec 
 void handle_flush(struct handle *handle, fuse_req_t request)
 {
     struct state *state = handle->node.server->state;
-    if (handle->node.type->content != CONTENT_TEXT || !handle->node.type->accept) {
+    if (handle->node.type->content != CONTENT_TEXT || !handle->node.type->accept || handle->gone) {
         fuse_reply_err(request, 0);
         return;
     }
@@ -523,6 +554,10 @@ void handle_fsync(struct handle *handle, fuse_req_t request)
 {
     struct state *state = handle->node.server->state;
     state_ticket ticket = 0;
+    if (handle->gone) {
+        fuse_reply_err(request, ESTALE);
+        return;
+    }
     if (handle->node.type->content == CONTENT_TEXT && handle->nfs) {
         ticket = accepted_now(handle);
     } else if (handle->node.type->content == CONTENT_TEXT) {
@@ -543,6 +578,8 @@ int handle_allocate(struct handle *handle, uint64_t offset, uint64_t length)
 {
     if (handle->node.type->content != CONTENT_BYTES)
         return EOPNOTSUPP;
+    if (handle->gone)
+        return ESTALE;
     if (offset > INT64_MAX || length > INT64_MAX - offset)
         return EFBIG;
     int error = quota_charge(&handle->node, offset + length);

@@ -10,6 +10,7 @@
 #define FUSE_USE_VERSION 312
 
 #include "blob.h"
+#include "handover.h"
 #include "nodes.h"
 
 #include <fuse3/fuse_lowlevel.h>
@@ -27,6 +28,12 @@ void handle_close(struct handle *handle);
 /* handles_wait_readers waits until no `result` is open, at most `ms`: so that who got the result of
  * a job that ended at the last moment can read on to its end. */
 void handles_wait_readers(unsigned ms);
+/* handles_save notes all that are open for the next daemon, when no request can come any more;
+ * handles_leave has it find the bytes of those that have no name. handles_restore opens what was
+ * noted: -1 if that cannot be. */
+void handles_save(struct handover *handover);
+void handles_leave(void);
+int handles_restore(struct server *server, const struct handover *handover);
 /* handles_finish frees all that are open, when no request can come any more. */
 void handles_finish(void);
 /* handle_node is what the handle has open; its references are the handle's. */

@@ -34,15 +34,15 @@ static int holder_connect(const char *socket_path, struct text *error)
     return -1;
 }
 
-/* answer_read takes the descriptor out of the answer; -1 and *error. */
-static int answer_read(struct message *message, const char *mountpoint, struct text *error)
+/* answer_read takes the descriptors out of the answer; -1 and *error. */
+static int answer_read(struct message *message, const char *mountpoint, struct holder_gift *gift,
+                       struct text *error)
 {
     const char *path = message_argument(message, MESSAGE_MOUNT);
     const char *why = message_argument(message, MESSAGE_REFUSED);
-    int fd = message->descriptors[0];
     if (why)
         text_printf(error, "vgpufs-mount refuses: %s", why);
-    else if (!path || fd < 0)
+    else if (!path || message->descriptors[0] < 0)
         text_puts(error, "vgpufs-mount is of another version: restart both");
     else if (strcmp(path, mountpoint) != 0)
         text_printf(error,
@@ -51,44 +51,84 @@ static int answer_read(struct message *message, const char *mountpoint, struct t
                     path, mountpoint);
     if (error->size)
         return -1;
-    message->descriptors[0] = -1;
-    return fd;
+    *gift = (struct holder_gift){message->descriptors[0], message->descriptors[1]};
+    message->descriptors[0] = message->descriptors[1] = -1;
+    return 0;
 }
 
-int holder_take(const char *socket_path, const char *mountpoint, struct text *error)
+/* give_back returns what another daemon has left, for the next one: this one cannot have it. */
+static void give_back(const struct message *message)
+{
+    int state[MESSAGE_DESCRIPTORS] = {message->descriptors[1], -1};
+    if (message_argument(message, MESSAGE_MOUNT) && state[0] >= 0)
+        message_send(connection, state, MESSAGE_LEAVE);
+}
+
+int holder_take(const char *socket_path, const char *mountpoint, bool take_over,
+                struct holder_gift *gift, struct text *error)
 {
     struct message message;
     struct timeval patience = {.tv_sec = ANSWER_S};
-    int fd = -1;
+    int result = -1;
     connection = holder_connect(socket_path, error);
     if (connection < 0)
         return -1;
-    setsockopt(connection, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+    /* The daemon that is to leave first lets its jobs end: see stop_timeout. */
+    if (!take_over)
+        setsockopt(connection, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
     /* It may have refused, and closed, before this: then its reason is there to be read. */
-    int received = message_send(connection, NULL, MESSAGE_HELLO " %d", MOUNT_PROTOCOL);
+    int received = message_send(connection, NULL, "%s %d",
+                                take_over ? MESSAGE_TAKE_OVER : MESSAGE_HELLO, MOUNT_PROTOCOL);
     if (received == 0 || errno == EPIPE)
         received = message_receive(connection, &message, 0);
     if (received > 0) {
-        fd = answer_read(&message, mountpoint, error);
+        result = answer_read(&message, mountpoint, gift, error);
+        if (result < 0)
+            give_back(&message);
         message_close(&message);
     } else {
         text_printf(error, "%s: no answer from vgpufs-mount: %s: restart it", socket_path,
                     received == 0 ? "it has closed the connection" : strerror(errno));
     }
-    if (fd < 0) {
-        close(connection);
-        connection = -1;
-    }
-    return fd;
+    if (result < 0)
+        holder_drop();
+    return result;
 }
 
-void holder_leave(void)
+void holder_leave(int state)
 {
+    int descriptors[MESSAGE_DESCRIPTORS] = {state, -1};
     if (connection < 0)
         return;
     /* It may have ended before; then there is nothing to leave. */
-    if (message_send(connection, NULL, MESSAGE_LEAVE) < 0 && errno != EPIPE)
+    if (message_send(connection, descriptors, MESSAGE_LEAVE) < 0 && errno != EPIPE)
         log_warning("cannot take leave of vgpufs-mount: %s", strerror(errno));
-    close(connection);
+    holder_drop();
+}
+
+void holder_drop(void)
+{
+    if (connection >= 0)
+        close(connection);
     connection = -1;
+}
+
+int holder_connection(void)
+{
+    return connection;
+}
+
+bool holder_asks(void)
+{
+    struct message message;
+    int received = message_receive(connection, &message, MSG_DONTWAIT);
+    if (received > 0) {
+        bool asks = message_argument(&message, MESSAGE_LEAVE) != NULL;
+        message_close(&message);
+        return asks;
+    }
+    /* vgpufs-mount has ended; the mount is there until the next one takes it away. */
+    if (received == 0)
+        holder_drop();
+    return false;
 }

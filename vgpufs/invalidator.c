@@ -24,6 +24,7 @@ struct invalidator {
     uint64_t *waiting; /* MAX_WAITING */
     size_t count;
     bool stopping;
+    bool ended; /* the thread was joined; its owner's */
 };
 
 /* kernel_caches: does the kernel's NFS server read through the cache? */
@@ -63,7 +64,7 @@ void invalidator_post(struct invalidator *invalidator, uint64_t ino)
     bool known = false;
     for (size_t i = 0; i < invalidator->count && !known; i++)
         known = invalidator->waiting[i] == ino;
-    if (!known && !invalidator->stopping && invalidator->count < MAX_WAITING) {
+    if (!known && invalidator->count < MAX_WAITING) {
         invalidator->waiting[invalidator->count++] = ino;
         pthread_cond_signal(&invalidator->changed);
     }
@@ -92,15 +93,46 @@ struct invalidator *invalidator_create(struct server *server)
     return NULL;
 }
 
-void invalidator_stop(struct invalidator *invalidator)
+static void stop_ask(struct invalidator *invalidator)
 {
-    if (!invalidator || !invalidator->needed)
-        return;
     pthread_mutex_lock(&invalidator->lock);
     invalidator->stopping = true;
     pthread_cond_signal(&invalidator->changed);
     pthread_mutex_unlock(&invalidator->lock);
+}
+
+void invalidator_stop(struct invalidator *invalidator)
+{
+    if (!invalidator || !invalidator->needed || invalidator->ended)
+        return;
+    stop_ask(invalidator);
     pthread_join(invalidator->thread, NULL);
+    invalidator->ended = true;
+}
+
+bool invalidator_pause(struct invalidator *invalidator, unsigned seconds)
+{
+    struct timespec until;
+    if (!invalidator->needed)
+        return true;
+    stop_ask(invalidator);
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += seconds;
+    invalidator->ended = pthread_timedjoin_np(invalidator->thread, NULL, &until) == 0;
+    return invalidator->ended;
+}
+
+void invalidator_save(const struct invalidator *invalidator, struct handover *handover)
+{
+    for (size_t i = 0; i < invalidator->count; i++) {
+        struct handover_stale stale = {invalidator->waiting[i]};
+        handover_add(handover, &handover->stale, &stale, sizeof(stale));
+    }
+}
+
+bool invalidator_is_needed(const struct invalidator *invalidator)
+{
+    return invalidator->needed;
 }
 
 void invalidator_destroy(struct invalidator *invalidator)

@@ -12,6 +12,9 @@
 #ifndef VGPUFS_INVALIDATOR_H
 #define VGPUFS_INVALIDATOR_H
 
+#include "handover.h"
+
+#include <stdbool.h>
 #include <stdint.h>
 
 struct invalidator;
@@ -19,8 +22,15 @@ struct server;
 
 /* invalidator_create: NULL with errno. Where the kernel is older it does nothing. */
 struct invalidator *invalidator_create(struct server *server);
-/* invalidator_stop ends the thread; what is posted after that is forgotten. Accepts NULL. */
+/* invalidator_stop ends the thread. Accepts NULL; the second time it does nothing. */
 void invalidator_stop(struct invalidator *invalidator);
+/* invalidator_pause does that within so many seconds, or returns false: a READ may hold it up for
+ * as long as a job runs. */
+bool invalidator_pause(struct invalidator *invalidator, unsigned seconds);
+/* invalidator_save leaves what is not done to the next daemon; the thread has ended. */
+void invalidator_save(const struct invalidator *invalidator, struct handover *handover);
+/* invalidator_is_needed: does this kernel's NFS server read through the cache? */
+bool invalidator_is_needed(const struct invalidator *invalidator);
 void invalidator_destroy(struct invalidator *invalidator); /* accepts NULL */
 /* invalidator_post: what the kernel holds of the inode is out of date. Never waits. */
 void invalidator_post(struct invalidator *invalidator, uint64_t ino);

@@ -3,6 +3,7 @@
 #include "clock.h"
 #include "common/log.h"
 #include "config.h"
+#include "holder_client.h"
 #include "nfs_exports.h"
 #include "server.h"
 #include "session.h"
@@ -44,6 +45,7 @@ static const char help_text[] =
     "  -o, --options=LIST   further mount options for fuse(8)\n"
     "      --mount-socket=PATH\n"
     "                       take the mount from vgpufs-mount(8), which listens there\n"
+    "      --take-over      have the daemon that serves leave, and go on in its place\n"
     "      --check          check the configuration and this machine, and exit\n"
     "      --exports        print the lines of /etc/exports for the VMs, and exit\n"
     "      --help-config    list every key of the configuration with its default\n"
@@ -54,13 +56,20 @@ static const char help_text[] =
     "the configuration again.\n"
     "See vgpufs(8), vgpufs(7) for the tree, vgpufs.conf(5).\n";
 
-enum { OPTION_CHECK = 256, OPTION_EXPORTS, OPTION_HELP_CONFIG, OPTION_MOUNT_SOCKET };
+enum {
+    OPTION_CHECK = 256,
+    OPTION_EXPORTS,
+    OPTION_HELP_CONFIG,
+    OPTION_MOUNT_SOCKET,
+    OPTION_TAKE_OVER
+};
 
 static const struct option long_options[] = {
     {"config", required_argument, NULL, 'c'},
     {"foreground", no_argument, NULL, 'f'},
     {"options", required_argument, NULL, 'o'},
     {"mount-socket", required_argument, NULL, OPTION_MOUNT_SOCKET},
+    {"take-over", no_argument, NULL, OPTION_TAKE_OVER},
     {"check", no_argument, NULL, OPTION_CHECK},
     {"exports", no_argument, NULL, OPTION_EXPORTS},
     {"help-config", optional_argument, NULL, OPTION_HELP_CONFIG},
@@ -102,6 +111,9 @@ static int options_read(int argc, char **argv, struct options *options)
         case OPTION_MOUNT_SOCKET:
             options->session.mount_socket = optarg;
             break;
+        case OPTION_TAKE_OVER:
+            options->session.take_over = true;
+            break;
         case OPTION_CHECK:
             options->check = true;
             break;
@@ -124,6 +136,12 @@ static int options_read(int argc, char **argv, struct options *options)
     }
     if (optind < argc)
         options->mountpoint = argv[optind++];
+    if (options->session.take_over && !options->session.mount_socket) {
+        fputs("vgpufs: --take-over: only a mount of vgpufs-mount(8) can be taken over: name its "
+              "socket with --mount-socket\n",
+              stderr);
+        return EXIT_USAGE;
+    }
     if (optind == argc)
         return -1;
     fprintf(stderr, "vgpufs: '%s': one mountpoint is enough: try 'vgpufs --help'\n", argv[optind]);
@@ -256,9 +274,14 @@ static void serve(const struct options *options, struct server *server, const st
     struct watchdog watchdog;
     watchdog_start(&watchdog);
     for (;;) {
-        struct pollfd wanted = {.fd = signals, .events = POLLIN};
+        struct pollfd wanted[] = {{.fd = signals, .events = POLLIN},
+                                  {.fd = holder_connection(), .events = POLLIN}};
         uint64_t due_us = interval_ms && stats_us < watchdog.due_us ? stats_us : watchdog.due_us;
-        poll(&wanted, 1, wait_ms(clock_now_us(), due_us));
+        poll(wanted, 2, wait_ms(clock_now_us(), due_us));
+        if (wanted[1].revents && holder_asks()) {
+            log_info("another vgpufs takes over");
+            return;
+        }
         struct signalfd_siginfo signal_info;
         while (read(signals, &signal_info, sizeof(signal_info)) == sizeof(signal_info)) {
             if (signal_info.ssi_signo != SIGHUP)

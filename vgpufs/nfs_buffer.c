@@ -60,6 +60,23 @@ int nfs_buffer_preset(struct nfs_buffer *buffer, const char *bytes, size_t size)
     return 0;
 }
 
+int nfs_buffer_take(struct nfs_buffer *buffer, const char *bytes, const char *flags, size_t size)
+{
+    if (reserve(buffer, size) < 0)
+        return -1;
+    if (size)
+        memcpy(buffer->bytes, bytes, size);
+    buffer->size = size;
+    buffer->fresh = 0;
+    for (size_t at = 0; at < size; at++) {
+        buffer->flags[at] = (unsigned char)flags[at] & (KNOWN | FRESH | BREAK | REFUSED);
+        buffer->fresh += (buffer->flags[at] & FRESH) != 0;
+        if (buffer->flags[at] & FRESH && at < buffer->cursor)
+            buffer->cursor = at;
+    }
+    return 0;
+}
+
 /* below_base narrows a write to what lies behind the base. */
 static void below_base(const struct nfs_buffer *buffer, uint64_t *offset, const char **bytes,
                        size_t *size)

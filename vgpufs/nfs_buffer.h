@@ -48,6 +48,9 @@ size_t nfs_buffer_growth(const struct nfs_buffer *buffer, uint64_t offset, size_
  */
 int nfs_buffer_write(struct nfs_buffer *buffer, uint64_t offset, const char *bytes, size_t size,
                      bool again);
+/* nfs_buffer_take makes the buffer one of these bytes and flags, of which there are as many; all
+ * else of it is set already. -1 without memory. */
+int nfs_buffer_take(struct nfs_buffer *buffer, const char *bytes, const char *flags, size_t size);
 /* nfs_buffer_size is the file's size. */
 uint64_t nfs_buffer_size(const struct nfs_buffer *buffer);
 

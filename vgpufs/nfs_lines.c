@@ -360,3 +360,65 @@ uint64_t nfs_lines_tick(struct server *server, uint64_t now_us)
     }
     return first;
 }
+
+void nfs_lines_save(const struct nfs_lines *lines, struct handover *handover)
+{
+    for (struct table_entry *entry = NULL; (entry = table_next(&lines->files, entry));) {
+        const struct nfs_file *file = container_of(entry, struct nfs_file, by_ino);
+        const struct nfs_buffer *buffer = &file->buffer;
+        struct handover_lines saved = {
+            .ino = file->ino,
+            .base = buffer->base,
+            .cursor = buffer->cursor,
+            .last_start = buffer->last_start,
+            .last_stop = buffer->last_stop,
+            .writers = file->writers,
+            .refused_at = file->refused_at,
+            .active = file->active,
+            .reopened = file->reopened,
+            .gap = buffer->gap,
+            .inside_long = buffer->inside_long,
+            .bytes = {buffer->bytes, buffer->size},
+            .flags = {(const char *)buffer->flags, buffer->size},
+        };
+        handover_add(handover, &handover->lines, &saved, sizeof(saved));
+    }
+}
+
+/* file_restore fills in a new file. */
+static int file_restore(struct nfs_lines *lines, struct nfs_file *file,
+                        const struct handover_lines *saved)
+{
+    file->buffer = (struct nfs_buffer){
+        .base = saved->base,
+        .cursor = (size_t)saved->cursor,
+        .last_start = (size_t)saved->last_start,
+        .last_stop = (size_t)saved->last_stop,
+        .gap = saved->gap,
+        .inside_long = saved->inside_long,
+    };
+    if (nfs_buffer_take(&file->buffer, saved->bytes.data, saved->flags.data, saved->bytes.size) < 0)
+        return -1;
+    file->writers = (unsigned)saved->writers;
+    file->refused_at = saved->refused_at;
+    file->active = saved->active;
+    file->reopened = saved->reopened;
+    lines->bytes += file->buffer.capacity;
+    return 0;
+}
+
+int nfs_lines_restore(struct server *server, const struct handover_lines *saved)
+{
+    struct node node;
+    if (node_resolve(server, saved->ino, &node) != 0)
+        return 0; /* it went with its job or its VM */
+    struct nfs_lines *lines = lines_of(&node);
+    pthread_mutex_lock(&lines->lock);
+    struct nfs_file *file = file_find(lines, saved->ino) ? NULL : file_get(lines, &node);
+    int result = file ? file_restore(lines, file, saved) : -1;
+    if (result == 0 && file->active) /* a line that nobody goes on with is over after a while */
+        file_due(lines, file, server);
+    pthread_mutex_unlock(&lines->lock);
+    node_release(&node);
+    return result;
+}

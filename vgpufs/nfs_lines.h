@@ -18,6 +18,7 @@
 #define VGPUFS_NFS_LINES_H
 
 #include "common/text.h"
+#include "handover.h"
 #include "table.h"
 
 #include <pthread.h>
@@ -58,6 +59,11 @@ void nfs_lines_close(const struct node *node);
 bool nfs_lines_size(const struct node *node, uint64_t *size);
 /* nfs_lines_render appends what is written and not accepted yet; false as above. */
 bool nfs_lines_render(const struct node *node, struct text *text);
+
+/* nfs_lines_save notes what is in the buffers for the next daemon, which nfs_lines_restore takes it
+ * with: -1 without memory. No thread serves. */
+void nfs_lines_save(const struct nfs_lines *lines, struct handover *handover);
+int nfs_lines_restore(struct server *server, const struct handover_lines *saved);
 
 /* nfs_lines_tick takes what has been unfinished for too long; returns when it is to be called
  * again, UINT64_MAX: when nfs_wait_tick_at says so. */

@@ -254,3 +254,39 @@ struct blob *nfs_view_read(const struct node *node, uint64_t offset, size_t size
         return content;
     return view_known(node, offset, size);
 }
+
+void nfs_views_save(const struct nfs_views *views, struct handover *handover)
+{
+    for (struct table_entry *entry = NULL; (entry = table_next(&views->views, entry));) {
+        const struct nfs_view *view = container_of(entry, struct nfs_view, by_ino);
+        struct handover_view saved = {
+            .ino = view->ino,
+            .content = handover_add_blob(handover, view->content),
+            .former = handover_add_blob(handover, view->former),
+            .changed_s = (uint64_t)view->changed.tv_sec,
+            .changed_ns = (uint64_t)view->changed.tv_nsec,
+            .pieces = view->piece_us != 0,
+        };
+        handover_add(handover, &handover->views, &saved, sizeof(saved));
+    }
+}
+
+int nfs_view_restore(struct server *server, const struct handover *handover,
+                     const struct handover_view *saved)
+{
+    struct node node;
+    if (node_resolve(server, saved->ino, &node) != 0)
+        return 0; /* it went with its job or its VM */
+    struct nfs_views *views = views_of(&node);
+    struct nfs_view *view = view_find(views, saved->ino) ? NULL : view_get(views, saved->ino);
+    if (view) {
+        view->content = handover_blob(handover, saved->content);
+        view->former = handover_blob(handover, saved->former);
+        view->changed = (struct timespec){.tv_sec = (time_t)saved->changed_s,
+                                          .tv_nsec = (long)saved->changed_ns};
+        view->used_us = view->former_us = clock_now_us();
+        view->piece_us = saved->pieces ? view->used_us : 0;
+    }
+    node_release(&node);
+    return view ? 0 : -1;
+}

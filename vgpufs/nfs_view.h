@@ -17,6 +17,7 @@
 #define VGPUFS_NFS_VIEW_H
 
 #include "blob.h"
+#include "handover.h"
 #include "table.h"
 
 #include <pthread.h>
@@ -26,6 +27,7 @@
 #include <time.h>
 
 struct node;
+struct server;
 
 /* A VM's, or the root's. */
 struct nfs_views {
@@ -35,6 +37,12 @@ struct nfs_views {
 
 void nfs_views_init(struct nfs_views *views);
 void nfs_views_finish(struct nfs_views *views);
+
+/* nfs_views_save notes the versions for the next daemon; nfs_view_restore is that daemon's end: -1
+ * without memory. No thread serves. */
+void nfs_views_save(const struct nfs_views *views, struct handover *handover);
+int nfs_view_restore(struct server *server, const struct handover *handover,
+                     const struct handover_view *saved);
 
 /* All of these are of a node that renders text. */
 

@@ -61,7 +61,7 @@ static bool request_answer(struct parked *parked, struct blob *result, int error
     }
     /* A server that is restarted interrupts its threads. NFS cannot carry EINTR, so the guest is to
      * ask again. */
-    fuse_reply_err(parked->request, error == EINTR ? EAGAIN : error);
+    parked_fail(parked->request, error == EINTR ? EAGAIN : error);
     free(request);
     return false;
 }
@@ -98,7 +98,8 @@ void nfs_wait_leave(struct nfs_wait *wait, struct nfs_turn *turn)
 static int park(struct nfs_request *request, struct vm *vm, struct job *job, bool newest)
 {
     request->parked.newest = newest;
-    int error = turn_take(request, vm);
+    bool yields = request->operation == READ && atomic_load(&request->server->yielding);
+    int error = yields ? EAGAIN : turn_take(request, vm);
     if (error)
         return error;
     if (parked_add(vm, job, &request->parked) == 0)
@@ -214,9 +215,13 @@ static void request_begin(fuse_req_t fuse_request, const struct nfs_request *giv
     }
     *request = *given;
     request->server = fuse_req_userdata(fuse_request);
-    request->parked = (struct parked){
-        .request = fuse_request, .unique = parked_current_unique, .answer = request_answer};
-    request_run(request);
+    request->parked = (struct parked){.request = fuse_request, .answer = request_answer};
+    if (parked_note(&request->parked) == 0) {
+        request_run(request);
+        return;
+    }
+    fuse_reply_err(fuse_request, ENOSPC);
+    free(request);
 }
 
 void nfs_wait_getattr(fuse_req_t request, const struct node *node)
@@ -261,6 +266,13 @@ void nfs_wait_tick_at(struct nfs_wait *wait, uint64_t due_us)
         pthread_cond_signal(&wait->changed);
     }
     pthread_mutex_unlock(&wait->lock);
+}
+
+void nfs_wait_yield(struct server *server)
+{
+    atomic_store(&server->yielding, true);
+    for (struct vm *vm = atomic_load(&server->vms); vm; vm = atomic_load(&vm->next))
+        parked_yield(vm, request_answer);
 }
 
 /* The thread. */
@@ -374,7 +386,7 @@ struct nfs_wait *nfs_wait_create(struct server *server)
 
 void nfs_wait_stop(struct nfs_wait *wait)
 {
-    if (!wait)
+    if (!wait || wait->stopping)
         return;
     pthread_mutex_lock(&wait->lock);
     wait->stopping = true;

@@ -246,14 +246,28 @@ uint64_t node_parent_ino(const struct node *node)
     return related_ino(node, node->type->parent);
 }
 
-int node_resolve(struct server *server, uint64_t ino, struct node *node)
+const struct node_type *node_type_of(uint64_t ino)
 {
     uint64_t kind = ino == ROOT_INO ? NODE_ROOT : ino >> KIND_SHIFT;
-    unsigned vm_id = (unsigned)(ino >> VM_SHIFT & 0xffff);
-    uint64_t number = ino == ROOT_INO ? 0 : ino & NODE_MAX_NUMBER;
     if (kind == NODE_NONE || kind >= NODE_KINDS || (kind == NODE_ROOT && ino != ROOT_INO))
+        return NULL;
+    return &node_types[kind];
+}
+
+unsigned node_vm_of(uint64_t ino)
+{
+    return (unsigned)(ino >> VM_SHIFT & 0xffff);
+}
+
+int node_resolve(struct server *server, uint64_t ino, struct node *node)
+{
+    const struct node_type *type = node_type_of(ino);
+    unsigned vm_id = node_vm_of(ino);
+    uint64_t number = ino == ROOT_INO ? 0 : ino & NODE_MAX_NUMBER;
+    if (!type)
         return ESTALE;
-    *node = (struct node){.type = &node_types[kind], .server = server};
+    enum node_kind kind = type->kind;
+    *node = (struct node){.type = type, .server = server};
     if (kind_has_vm(node->type->kind))
         node->vm = server_find_vm(server, vm_id);
     else if (vm_id)

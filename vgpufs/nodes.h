@@ -89,6 +89,10 @@ uint64_t node_ino(enum node_kind kind, unsigned vm, uint64_t number);
 uint64_t node_self_ino(const struct node *node);
 uint64_t node_parent_ino(const struct node *node);
 
+/* node_type_of returns what sort of node an inode number means, whether there is such a node or
+ * not; NULL if none can be. node_vm_of is the VM's number in it, 0: none. */
+const struct node_type *node_type_of(uint64_t ino);
+unsigned node_vm_of(uint64_t ino);
 /* node_resolve: 0, and the node must be released; or ESTALE. */
 int node_resolve(struct server *server, uint64_t ino, struct node *node);
 /* node_lookup finds a name in a directory, "." and ".." too: 0, ENOENT or ENOTDIR. */

@@ -10,11 +10,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fuse.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-_Thread_local uint64_t parked_current_unique;
+_Thread_local struct parked_current parked_current;
 
 /*
  * The interrupt callback gets one pointer, in which it needs the VM and the
@@ -38,11 +39,21 @@ static void interrupt_post(fuse_req_t request, void *data)
         atomic_store(&interrupts_lost, true);
 }
 
+int parked_note(struct parked *parked)
+{
+    const struct fuse_in_header *header = parked_current.bytes;
+    if (!header || parked_current.size > sizeof(parked->raw.bytes))
+        return -1;
+    memcpy(parked->raw.bytes, header, parked_current.size);
+    parked->raw.size = (uint32_t)parked_current.size;
+    parked->unique = header->unique & UNIQUE_MASK;
+    return 0;
+}
+
 int parked_add(struct vm *vm, struct job *job, struct parked *parked)
 {
     if (atomic_load(&vm->server->closing))
         return -1;
-    parked->unique &= UNIQUE_MASK;
     parked->previous = NULL;
     parked->next = job->waiters;
     if (table_insert(&vm->parked, &parked->by_unique, table_hash_number(parked->unique)) < 0)
@@ -116,6 +127,14 @@ unsigned parked_answer(struct parked *list, struct blob *result)
     return whole;
 }
 
+void parked_fail(fuse_req_t request, int error)
+{
+    if (error == PARKED_LEFT)
+        fuse_reply_none(request);
+    else
+        fuse_reply_err(request, error);
+}
+
 /* A local read that waits. */
 struct parked_read {
     struct parked parked;
@@ -140,7 +159,7 @@ static bool read_answer(struct parked *parked, struct blob *result, int error)
         /* Once answered, the request and the handle may be gone. */
         fuse_reply_buf(parked->request, result->data + offset, size);
     } else {
-        fuse_reply_err(parked->request, error);
+        parked_fail(parked->request, error);
     }
     free(read);
     return whole;
@@ -153,12 +172,12 @@ int parked_add_read(struct vm *vm, struct job *job, struct result_handle *handle
     if (!read)
         return -1;
     *read = (struct parked_read){
-        .parked = {.request = request, .unique = parked_current_unique, .answer = read_answer},
+        .parked = {.request = request, .answer = read_answer},
         .handle = handle,
         .offset = offset,
         .size = size,
     };
-    if (parked_add(vm, job, &read->parked) == 0)
+    if (parked_note(&read->parked) == 0 && parked_add(vm, job, &read->parked) == 0)
         return 0;
     free(read);
     return -1;
@@ -170,6 +189,71 @@ void parked_give_up(struct vm *vm)
         struct job *job = parked->job;
         /* An NFS client asks again after that, until the next daemon answers. */
         parked->answer(parked, NULL, parked->answer == read_answer ? EIO : EAGAIN);
+        job_unref(job);
+    }
+}
+
+/* is_read: does the request READ? */
+static bool is_read(const struct parked *parked)
+{
+    struct fuse_in_header header;
+    memcpy(&header, parked->raw.bytes, sizeof(header));
+    return header.opcode == FUSE_READ;
+}
+
+void parked_yield(struct vm *vm, bool (*answer)(struct parked *, struct blob *, int))
+{
+    for (struct parked *found = NULL;; found = NULL) {
+        pthread_mutex_lock(&vm->lock);
+        for (struct table_entry *entry = NULL;
+             !found && (entry = table_next(&vm->parked, entry));) {
+            struct parked *parked = container_of(entry, struct parked, by_unique);
+            found = parked->answer == answer && is_read(parked) ? parked : NULL;
+        }
+        if (found)
+            parked_unlink(vm, found);
+        pthread_mutex_unlock(&vm->lock);
+        if (!found)
+            return;
+        struct job *job = found->job;
+        found->answer(found, NULL, EAGAIN);
+        job_unref(job);
+    }
+}
+
+/* Those that have waited longest come first: the kernel numbers requests as they come. */
+static int unique_compare(const void *a, const void *b)
+{
+    const struct parked *const *x = a, *const *y = b;
+    return (*x)->unique < (*y)->unique ? -1 : (*x)->unique > (*y)->unique;
+}
+
+void parked_save(struct vm *vm, struct handover *handover)
+{
+    size_t count = 0;
+    struct parked **all = calloc(vm->parked.count + 1, sizeof(struct parked *));
+    handover->failed = handover->failed || !all;
+    for (struct table_entry *entry = NULL; all && (entry = table_next(&vm->parked, entry));)
+        all[count++] = container_of(entry, struct parked, by_unique);
+    if (all)
+        qsort(all, count, sizeof(struct parked *), unique_compare);
+    for (size_t i = 0; i < count; i++) {
+        struct parked *parked = all[i];
+        if (fuse_req_interrupted(parked->request)) {
+            parked_end(vm, parked->unique, EINTR);
+            continue;
+        }
+        struct handover_request request = {{parked->raw.bytes, parked->raw.size}};
+        handover_add(handover, &handover->requests, &request, sizeof(request));
+    }
+    free(all);
+}
+
+void parked_leave(struct vm *vm)
+{
+    for (struct parked *parked; (parked = parked_any(vm));) {
+        struct job *job = parked->job;
+        parked->answer(parked, NULL, PARKED_LEFT);
         job_unref(job);
     }
 }
@@ -386,15 +470,26 @@ struct notifier *notifier_create(struct server *server)
     return NULL;
 }
 
-void notifier_destroy(struct notifier *notifier)
+void notifier_stop(struct notifier *notifier)
 {
-    if (!notifier)
-        return;
     pthread_mutex_lock(&notifier->lock);
     notifier->stopping = true;
     pthread_mutex_unlock(&notifier->lock);
     notifier_wake(notifier);
     pthread_join(notifier->thread, NULL);
+}
+
+void notifier_flush(struct notifier *notifier)
+{
+    notifier_serve(notifier);
+}
+
+void notifier_destroy(struct notifier *notifier)
+{
+    if (!notifier)
+        return;
+    if (!notifier->stopping)
+        notifier_stop(notifier);
     interrupt_pipe = -1;
     close(notifier->pipe[0]);
     close(notifier->pipe[1]);

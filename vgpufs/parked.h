@@ -12,6 +12,7 @@
 #define FUSE_USE_VERSION 312
 
 #include "blob.h"
+#include "handover.h"
 #include "job.h"
 #include "nfs_turns.h"
 #include "table.h"
@@ -21,6 +22,9 @@
 
 struct vm;
 struct server;
+
+/* In place of an errno: the next daemon replies. */
+#define PARKED_LEFT (-1)
 
 /* What an open `result` holds: the bytes of the job that it reads. */
 struct result_handle {
@@ -34,12 +38,16 @@ struct parked {
     struct table_entry by_unique;   /* among its VM's */
     fuse_req_t request;
     uint64_t unique; /* the request's number in the FUSE protocol */
+    struct {
+        uint32_t size;
+        char bytes[HANDOVER_MAX_REQUEST];
+    } raw; /* what the next daemon gets of it */
     struct job *job;
     struct nfs_turn turn; /* an NFS server's only */
     bool newest;          /* waits for the VM's newest entry, whichever job that is */
     /*
-     * answer replies and frees: with the result's bytes, or (`result` NULL) the errno. No lock is
-     * held. Returns whether that was a whole result.
+     * answer replies and frees: with the result's bytes, or (`result` NULL) the errno, or not at
+     * all (PARKED_LEFT). No lock is held. Returns whether that was a whole result.
      */
     bool (*answer)(struct parked *parked, struct blob *result, int error);
 };
@@ -52,9 +60,9 @@ struct watcher {
 };
 
 /*
- * parked_add parks a request, of which `request`, `unique` and `answer` are set, on a job that has
- * not ended; `vm` is locked. -1 without memory, and it is still the caller's. Else it may be
- * answered, and gone, as soon as the VM is unlocked.
+ * parked_add parks a request that parked_note was called for, and of which `request` and `answer`
+ * are set, on a job that has not ended; `vm` is locked. -1 without memory, and it is still the
+ * caller's. Else it may be answered, and gone, as soon as the VM is unlocked.
  */
 int parked_add(struct vm *vm, struct job *job, struct parked *parked);
 /* parked_add_read parks a local read, which this thread is handling. The handle outlives it:
@@ -68,6 +76,15 @@ struct parked *parked_detach_newest(struct vm *vm, struct job *job);
 /* parked_give_up answers all that wait, when server->closing is set and no other will: local reads
  * with EIO, an NFS server with EAGAIN. */
 void parked_give_up(struct vm *vm);
+/* parked_yield answers those that wait with that function and are READs, with EAGAIN. */
+void parked_yield(struct vm *vm, bool (*answer)(struct parked *, struct blob *, int));
+/* parked_save takes all that wait, for the next daemon to answer; who was interrupted is told so.
+ * Nobody else may run. */
+void parked_save(struct vm *vm, struct handover *handover);
+/* parked_leave forgets all that wait; the next daemon answers them. parked_fail is fuse_reply_err,
+ * or nothing for PARKED_LEFT. */
+void parked_leave(struct vm *vm);
+void parked_fail(fuse_req_t request, int error);
 /* parked_end answers the request of that number, if it still waits, with the errno. */
 void parked_end(struct vm *vm, uint64_t unique, int error);
 /* parked_answer answers and frees a detached list; no lock is held. Returns how many got a whole
@@ -81,13 +98,23 @@ void watcher_clear(struct watcher *watcher);
 /* watchers_notify hands the ended job's watchers to the notifying thread; its VM is locked. */
 void watchers_notify(struct server *server, struct job *job);
 
-/* The number of the FUSE request that this thread is handling; set by the receive loop. */
-extern _Thread_local uint64_t parked_current_unique;
+/* The FUSE request that this thread is handling, as the kernel gave it; set by the receive loop. */
+struct parked_current {
+    const void *bytes; /* NULL: a large write, which never waits for a job */
+    size_t size;
+};
+extern _Thread_local struct parked_current parked_current;
+/* parked_note keeps what is needed of that request. -1 if it is larger than any that may wait. */
+int parked_note(struct parked *parked);
 
 /* The thread that answers interrupted requests and sends notifications. */
 struct notifier;
 struct notifier *notifier_create(struct server *server); /* NULL with errno */
-void notifier_destroy(struct notifier *notifier);
+/* notifier_stop ends the thread; what comes after that waits for notifier_flush, which sends it
+ * from the caller's. */
+void notifier_stop(struct notifier *notifier);
+void notifier_flush(struct notifier *notifier);
+void notifier_destroy(struct notifier *notifier); /* accepts NULL */
 /* notifier_ask wakes the thread for an answer; notifier_is_silent: there is none yet. */
 void notifier_ask(struct notifier *notifier);
 bool notifier_is_silent(const struct notifier *notifier);

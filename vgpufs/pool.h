@@ -92,7 +92,8 @@ void pool_drop_queue(struct pool *pool);
 /* pool_wait_idle waits until no job runs, at most `ms`: does none? */
 bool pool_wait_idle(struct pool *pool, uint64_t ms);
 /* pool_stop ends the executors and the thread; a job that still runs is put back into the queue, or
- * fails, as on_restart says. pool_finish frees. */
+ * fails, as on_restart says (if the next daemon goes on with the mount, it is always put back).
+ * pool_finish frees. */
 void pool_stop(struct pool *pool);
 void pool_finish(struct pool *pool);
 /* pool_ask wakes the thread for an answer; pool_is_silent: there is none yet. */

@@ -288,7 +288,10 @@ static void slot_stop(struct slot *slot)
     ending.run = (struct run){0};
     pthread_mutex_lock(&pool->lock);
     pool->quitting = pool->stopping = true;
-    bool again = pool->server->on_restart == ON_RESTART_RERUN && !slot->run.cancelled;
+    /* A restart that was planned is no fault of the job's: it goes on, whatever on_restart says. */
+    bool again =
+        (pool->server->on_restart == ON_RESTART_RERUN || atomic_load(&pool->server->leaving)) &&
+        !slot->run.cancelled;
     if (slot->run.job && !slot->run.preparing && again)
         pool_put_back(pool, slot, &abandoned);
     slot_quit(slot, &ending);

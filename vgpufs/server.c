@@ -4,6 +4,8 @@
 #include "clock.h"
 #include "common/log.h"
 #include "executor/catalogue.h"
+#include "fs_handle.h"
+#include "handover.h"
 #include "invalidator.h"
 #include "nfs_wait.h"
 #include "parked.h"
@@ -27,6 +29,8 @@
 #define RESTORE_TOLD_US UINT64_C(1000000)
 /* How often the wait for running jobs looks for a second signal. */
 #define STOP_LOOK_MS 50
+/* How long telling the kernel that its cache is out of date may take at the end. */
+#define LAST_INVALIDATION_S 5
 
 struct vm *server_find_vm(struct server *server, unsigned id)
 {
@@ -247,6 +251,8 @@ int server_start(struct server *server, const struct config *config,
         text_puts(error, "no memory");
         return -1;
     }
+    if (options->take_over && session_take_over(config->mountpoint, options, error) < 0)
+        return -1;
     server->state = state_open(config->state_dir, error);
     if (!server->state)
         return -1;
@@ -313,27 +319,111 @@ static void wait_idle(struct server *server, int signals)
                 return;
 }
 
+/* save notes all that the next daemon is to go on with. No other thread serves. */
+static void save(struct server *server, struct handover *handover)
+{
+    session_save(handover);
+    handles_save(handover);
+    nfs_lines_save(&server->nfs_lines, handover);
+    nfs_views_save(&server->nfs_views, handover);
+    invalidator_save(server->invalidator, handover);
+    for (struct vm *vm = atomic_load(&server->vms); vm; vm = atomic_load(&vm->next)) {
+        nfs_lines_save(&vm->nfs_lines, handover);
+        nfs_views_save(&vm->nfs_views, handover);
+        vm_told_save(vm, handover);
+        parked_save(vm, handover);
+    }
+}
+
+/* pack makes the file of it. -1 and *error. */
+static int pack(struct server *server, struct text *error)
+{
+    struct handover handover = {0};
+    struct text packed = {0};
+    int file = -1;
+    save(server, &handover);
+    handover_pack(&handover, &packed);
+    if (packed.failed)
+        text_puts(error, "no memory for it");
+    else
+        file = handover_write(&packed, error);
+    text_finish(&packed);
+    handover_finish(&handover);
+    return file;
+}
+
+/*
+ * leave brings all to rest and returns the file for the next daemon; -1 if there can be none.
+ *
+ * The order matters. What tells the kernel that its cache is out of date may wait until READs that
+ * came through that cache are answered, so it ends while such READs are still read and (yielding)
+ * answered. Then nothing more is read, what was read is worked off, and after the last write to the
+ * disk whoever waits now goes on waiting.
+ */
+static int leave(struct server *server)
+{
+    struct text error = {0};
+    int file = -1;
+    if (invalidator_is_needed(server->invalidator))
+        nfs_wait_yield(server);
+    if (!invalidator_pause(server->invalidator, LAST_INVALIDATION_S)) {
+        log_warning("a reader holds up the hand-over: mounting anew");
+        return -1;
+    }
+    notifier_stop(server->notifier);
+    session_stop_reading();
+    state_settle(server->state); /* replies to close() and fsync(), results of the last moment */
+    nfs_wait_stop(server->nfs);
+    notifier_flush(server->notifier);
+    if (state_is_failing(server->state))
+        text_puts(&error, "the disk refuses what was accepted");
+    else
+        file = pack(server, &error);
+    if (file < 0)
+        log_error("cannot hand over to the next daemon: %s: mounting anew",
+                  error.data ? error.data : "no memory");
+    text_finish(&error);
+    if (file < 0)
+        return -1;
+    handles_leave();
+    for (struct vm *vm = atomic_load(&server->vms); vm; vm = atomic_load(&vm->next))
+        parked_leave(vm);
+    return file;
+}
+
+/* end_waits: who waits for a job that goes on in the next daemon cannot wait in this one. */
+static void end_waits(struct server *server)
+{
+    atomic_store(&server->closing, true);
+    for (struct vm *vm = atomic_load(&server->vms); vm; vm = atomic_load(&vm->next))
+        parked_give_up(vm);
+}
+
 void server_stop(struct server *server, int signals)
 {
+    bool leaving = atomic_load(&server->serving) && session_can_leave();
+    int left = -1;
+    atomic_store(&server->leaving, leaving);
     atomic_store(&server->stopping, true);
-    atomic_store(&server->draining, true);
+    if (!leaving) /* else what is accepted meanwhile is the next daemon's to run */
+        atomic_store(&server->draining, true);
     for (size_t i = 0; i < server->pool_count; i++)
         pool_stop_dispatch(&server->pools[i]);
     wait_idle(server, signals);
     for (size_t i = 0; i < server->pool_count; i++)
         pool_stop(&server->pools[i]);
-    if (server->state)
+    if (leaving)
+        left = leave(server);
+    if (server->state && left < 0)
         state_settle(server->state); /* results of the last moment are written, and read */
-    /* Who waits for a job that goes on in the next daemon cannot wait in this one. */
-    atomic_store(&server->closing, true);
-    for (struct vm *vm = atomic_load(&server->vms); vm; vm = atomic_load(&vm->next))
-        parked_give_up(vm);
+    if (left < 0)
+        end_waits(server);
     /* Nobody waits and nothing is notified any more: the thread goes before the
      * descriptor that it writes to, and before those that may have to answer for it to go on. */
     notifier_destroy(server->notifier);
     nfs_wait_stop(server->nfs);
     invalidator_stop(server->invalidator);
-    session_unmount(server);
+    session_unmount(server, left >= 0);
     spawner_destroy(server->spawner);
     sandbox_destroy(server->sandbox);
     for (struct vm *vm = atomic_load(&server->vms); vm; vm = atomic_load(&vm->next))
@@ -351,6 +441,8 @@ void server_stop(struct server *server, int signals)
     free(server->pools);
     state_close(server->state);
     running_close(server->running);
+    if (left >= 0) /* now the next one can have the state too */
+        session_leave(left);
 }
 
 void server_reload(struct server *server, const struct config *config)
@@ -384,8 +476,11 @@ void server_reload(struct server *server, const struct config *config)
             log_error("vm%u: not all of its jobs could be read: it is not shown before another "
                       "reload",
                       id);
-        else if (vm)
-            vm_reload(vm, &config->vms[i]);
+        else {
+            data_sweep(&server_find_vm(server, id)->data);
+            if (vm)
+                vm_reload(vm, &config->vms[i]);
+        }
     }
     saved_vms_finish(&saved);
     for (size_t i = 0; i < server->pool_count; i++)

@@ -56,7 +56,9 @@ struct server {
     _Atomic mode_t stats_mode;
     uid_t root_uid; /* owner of the root and of the administrator's files */
     gid_t root_gid;
-    atomic_bool closing; /* nobody may begin to wait */
+    atomic_bool closing;  /* nobody may begin to wait */
+    atomic_bool yielding; /* … or no READ of an NFS server: the mount is about to be handed over */
+    atomic_bool leaving;  /* the next daemon goes on with what runs here, and with who waits */
     _Atomic(enum config_on_restart) on_restart;
     _Atomic uint64_t max_reruns; /* 0: no limit */
     uint64_t started_us, stop_timeout_ms;
@@ -71,7 +73,8 @@ int server_start(struct server *server, const struct config *config,
                  const struct session_options *options, struct text *error);
 /*
  * server_stop ends all in order: running jobs get stop_timeout (or less: until `signals` can be
- * read), then the mount and the executors go. What is queued stays in the state.
+ * read), then the mount and the executors go. What is queued stays in the state. A mount of
+ * vgpufs-mount stays, and who waits in it goes on waiting, for the next daemon.
  */
 void server_stop(struct server *server, int signals);
 /* server_reload takes a new configuration for VMs and pools; refused changes are logged. The

@@ -1,12 +1,17 @@
 #include "session.h"
 
+#include "data.h"
 #include "fs.h"
 #include "fs_handle.h"
 #include "holder_client.h"
+#include "invalidator.h"
+#include "nfs_lines.h"
+#include "nfs_view.h"
 #include "parked.h"
 #include "process.h"
 #include "pulse.h"
 #include "server.h"
+#include "vm.h"
 
 #include "common/log.h"
 
@@ -39,15 +44,20 @@ static struct {
     struct pulse pulses[MAX_THREADS];
     _Atomic(struct fuse_session *) fuse; /* what they serve */
     unsigned thread_count;
-    sem_t greeted; /* posted by the kernel's INIT */
-    bool is_held;  /* vgpufs-mount has made the mount, and unmounts it */
+    sem_t greeted;            /* posted by the kernel's INIT */
+    bool is_held;             /* vgpufs-mount has made the mount, and unmounts it */
+    struct holder_gift gift;  /* what it gave, until it is used; .device -1: nothing */
+    struct text init;         /* the kernel's INIT */
+    uint64_t want, max_write; /* what it was answered */
     atomic_bool stopping, taken_away;
     struct fuse_lowlevel_ops operations;
-} session;
+} session = {.gift = {-1, -1}};
 
 static void session_init(void *userdata, struct fuse_conn_info *connection)
 {
     fs_operations.init(userdata, connection);
+    session.want = connection->want;
+    session.max_write = connection->max_write;
     sem_post(&session.greeted);
 }
 
@@ -140,6 +150,19 @@ static void kick(int number)
     (void)number; /* it only ends a read of /dev/fuse with EINTR */
 }
 
+/* request_process hands a request to libfuse. */
+static void request_process(struct fuse_session *fuse, struct fuse_buf *buffer)
+{
+    /* What is spliced is a large write, which never waits for a job. */
+    const struct fuse_in_header *header = buffer->flags & FUSE_BUF_IS_FD ? NULL : buffer->mem;
+    parked_current = (struct parked_current){header, header ? buffer->size : 0};
+    if (header && header->opcode == FUSE_INIT && !session.init.size)
+        text_append(&session.init, header, buffer->size);
+    fuse_session_process_buf(fuse, buffer);
+}
+
+/* The loop does not end by fuse_session_exit: fuse_session_receive_buf drops a request that it has
+ * read when it sees that, and the next daemon would never see it. */
 static void *receive_run(void *argument)
 {
     struct pulse *pulse = argument;
@@ -150,17 +173,14 @@ static void *receive_run(void *argument)
     sigemptyset(&kicks);
     sigaddset(&kicks, SIGUSR1);
     pthread_sigmask(SIG_UNBLOCK, &kicks, NULL);
-    while (!fuse_session_exited(fuse)) {
+    while (!atomic_load(&session.stopping) && !fuse_session_exited(fuse)) {
         pulse_answer(pulse);
         int size = fuse_session_receive_buf(fuse, &buffer);
         if (size == -EINTR)
             continue;
         if (size <= 0)
             break;
-        /* What is spliced is a large write, which never waits for a job. */
-        const struct fuse_in_header *header = buffer.mem;
-        parked_current_unique = buffer.flags & FUSE_BUF_IS_FD ? 0 : header->unique;
-        fuse_session_process_buf(fuse, &buffer);
+        request_process(fuse, &buffer);
     }
     free(buffer.mem);
     if (!atomic_load(&session.stopping))
@@ -251,14 +271,63 @@ static struct fuse_session *fuse_new(struct server *server, const struct session
     return fuse;
 }
 
-/* mount_held takes the mount from vgpufs-mount. */
-static int mount_held(struct fuse_session *fuse, const char *mountpoint, const char *socket_path,
+int session_take_over(const char *mountpoint, const struct session_options *options,
                       struct text *error)
 {
-    char path[32];
-    int device = holder_take(socket_path, mountpoint, error);
-    if (device < 0)
+    session.is_held = true;
+    return holder_take(options->mount_socket, mountpoint, true, &session.gift, error);
+}
+
+/* left_read reads what the daemon before has left: 1, 0 if that is nothing, -1 and *error. */
+static int left_read(struct handover *handover, struct text *packed, struct text *error)
+{
+    if (session.gift.state < 0)
+        return 0;
+    if (handover_read(session.gift.state, packed, error) < 0 ||
+        handover_parse(handover, packed->data, packed->size, error) < 0)
         return -1;
+    if (handover->session.library == (uint64_t)fuse_version())
+        return 1;
+    text_printf(error, "of libfuse %u, and this one is %d", (unsigned)handover->session.library,
+                fuse_version());
+    handover_finish(handover);
+    return -1;
+}
+
+/*
+ * mount_take takes the mount from vgpufs-mount, unless that was done before, and reads what was
+ * left. What cannot be read is no reason not to serve: then the mount is made anew, as after a
+ * crash.
+ */
+static int mount_take(const char *mountpoint, const char *socket_path, struct handover *handover,
+                      struct text *packed, struct text *error)
+{
+    struct text why = {0};
+    if (session.gift.device < 0 &&
+        holder_take(socket_path, mountpoint, false, &session.gift, error) < 0)
+        return -1;
+    int result = left_read(handover, packed, &why);
+    if (result < 0) {
+        log_error("what the daemon before has left is %s: mounting anew, and who waited gets an "
+                  "error",
+                  why.data ? why.data : "too large for the memory");
+        text_finish(packed);
+        close(session.gift.device);
+        close(session.gift.state);
+        session.gift = (struct holder_gift){-1, -1};
+        holder_drop();
+        result = holder_take(socket_path, mountpoint, false, &session.gift, error);
+    }
+    text_finish(&why);
+    return result;
+}
+
+/* mount_held makes the session on the descriptor of vgpufs-mount. */
+static int mount_held(struct fuse_session *fuse, struct text *error)
+{
+    char path[32];
+    int device = session.gift.device;
+    session.gift.device = -1;
     /* In place of a mountpoint, "/dev/fd/N" is a descriptor that is mounted already; it becomes
      * libfuse's: fuse_session_mount in fuse_lowlevel.c. */
     snprintf(path, sizeof(path), "/dev/fd/%d", device);
@@ -266,8 +335,66 @@ static int mount_held(struct fuse_session *fuse, const char *mountpoint, const c
         return 0;
     text_puts(error, "libfuse refuses the descriptor of vgpufs-mount: see its message above");
     close(device);
-    holder_leave();
     return -1;
+}
+
+/* --- going on with what was left --- */
+
+/* No request has this number: the kernel counts up from 0. Nor is it 0, a notification's, or odd,
+ * an interrupt's. The kernel refuses the answer with ENOENT, as that to an interrupted request. */
+#define UNUSED_UNIQUE (UINT64_MAX - 1)
+
+static void replay(struct fuse_session *fuse, const struct handover_bytes *request, bool unanswered)
+{
+    union {
+        struct fuse_in_header header;
+        char bytes[HANDOVER_MAX_INIT];
+    } copy;
+    struct fuse_buf buffer = {.mem = &copy, .size = request->size};
+    memcpy(&copy, request->data, request->size);
+    if (unanswered)
+        copy.header.unique = UNUSED_UNIQUE;
+    request_process(fuse, &buffer);
+}
+
+/* rooms_restore gives the rooms what is theirs. */
+static int rooms_restore(struct server *server, const struct handover *handover)
+{
+    const struct handover_lines *lines = handover->lines.items;
+    const struct handover_view *views = handover->views.items;
+    const struct handover_told *told = handover->told.items;
+    const struct handover_stale *stale = handover->stale.items;
+    int result = handles_restore(server, handover);
+    for (size_t i = 0; i < handover->lines.count && result == 0; i++)
+        result = nfs_lines_restore(server, &lines[i]);
+    for (size_t i = 0; i < handover->views.count && result == 0; i++)
+        result = nfs_view_restore(server, handover, &views[i]);
+    for (size_t i = 0; i < handover->told.count; i++)
+        vm_told_restore(server, handover, &told[i]);
+    for (size_t i = 0; i < handover->stale.count; i++)
+        invalidator_post(server->invalidator, stale[i].ino);
+    return result;
+}
+
+static int restore(struct server *server, const struct handover *handover, struct text *error)
+{
+    const struct handover_request *requests = handover->requests.items;
+    replay(server->session, &handover->session.init, true);
+    if (session.want != handover->session.want ||
+        session.max_write != handover->session.max_write) {
+        text_puts(error, "the daemon before has agreed with the kernel on other things than this "
+                         "one would: start it once more");
+        return -1;
+    }
+    if (rooms_restore(server, handover) < 0) {
+        text_puts(error, "no memory for what the daemon before has left: start it once more");
+        return -1;
+    }
+    log_info("going on with %zu open files and %zu requests that wait", handover->handles.count,
+             handover->requests.count);
+    for (size_t i = 0; i < handover->requests.count; i++)
+        replay(server->session, &requests[i].bytes, false);
+    return 0;
 }
 
 static int mount_here(struct fuse_session *fuse, const char *mountpoint, struct text *error)
@@ -279,34 +406,58 @@ static int mount_here(struct fuse_session *fuse, const char *mountpoint, struct 
     return -1;
 }
 
-int session_mount(struct server *server, const char *mountpoint,
-                  const struct session_options *options, struct text *error)
+static int serve_mount(struct server *server, const char *mountpoint,
+                       const struct handover *handover, struct text *error)
 {
-    struct fuse_session *fuse = fuse_new(server, options, error);
-    if (!fuse)
-        return -1;
-    session.is_held = options->mount_socket != NULL;
-    int result = session.is_held ? mount_held(fuse, mountpoint, options->mount_socket, error)
-                                 : mount_here(fuse, mountpoint, error);
+    struct fuse_session *fuse = server->session;
+    int result = session.is_held ? mount_held(fuse, error) : mount_here(fuse, mountpoint, error);
     if (result < 0) {
         fuse_session_destroy(fuse);
+        server->session = NULL;
         return -1;
     }
     sem_init(&session.greeted, 0, 0);
-    server->session = fuse;
-    if (threads_start(fuse, error) == 0)
-        return 0;
-    session_unmount(server);
-    return -1;
+    if (handover && restore(server, handover, error) < 0)
+        return -1;
+    for (struct vm *vm = atomic_load(&server->vms); vm; vm = atomic_load(&vm->next))
+        data_sweep(&vm->data);
+    return threads_start(fuse, error);
 }
 
-void session_unmount(struct server *server)
+int session_mount(struct server *server, const char *mountpoint,
+                  const struct session_options *options, struct text *error)
 {
+    struct handover handover = {0};
+    struct text packed = {0};
+    int left = 0;
+    session.is_held = options->mount_socket != NULL;
+    server->session = fuse_new(server, options, error);
     if (!server->session)
-        return;
-    handles_wait_readers(LAST_READ_MS);
+        return -1;
+    if (session.is_held)
+        left = mount_take(mountpoint, options->mount_socket, &handover, &packed, error);
+    if (session.gift.state >= 0)
+        close(session.gift.state);
+    session.gift.state = -1;
+    int result =
+        left < 0 ? -1 : serve_mount(server, mountpoint, left > 0 ? &handover : NULL, error);
+    if (left > 0)
+        handover_finish(&handover);
+    text_finish(&packed);
+    if (result < 0 && left > 0) /* who waits would wait for ever */
+        holder_drop();
+    return result;
+}
+
+bool session_can_leave(void)
+{
+    return session.is_held && holder_connection() >= 0 && session.init.size &&
+           !atomic_load(&session.taken_away);
+}
+
+void session_stop_reading(void)
+{
     atomic_store(&session.stopping, true);
-    fuse_session_exit(server->session);
     for (unsigned i = 0; i < session.thread_count; i++) {
         struct timespec pause = {.tv_nsec = 2000000};
         /* A thread may have looked at the flag just before it was set: kick it until it ends. */
@@ -316,11 +467,42 @@ void session_unmount(struct server *server)
         }
     }
     session.thread_count = 0;
-    if (!session.is_held)
-        fuse_session_unmount(server->session);
-    fuse_session_destroy(server->session);
-    holder_leave();
-    handles_finish();
-    server->session = NULL;
-    sem_destroy(&session.greeted);
+}
+
+void session_save(struct handover *handover)
+{
+    handover->session = (struct handover_session){
+        .init = {session.init.data, session.init.size},
+        .library = (uint64_t)fuse_version(),
+        .want = session.want,
+        .max_write = session.max_write,
+    };
+}
+
+void session_leave(int state)
+{
+    holder_leave(state);
+    close(state);
+}
+
+void session_unmount(struct server *server, bool left)
+{
+    if (session.gift.device >= 0) { /* it has not come to serving */
+        close(session.gift.device);
+        holder_leave(session.gift.state);
+    }
+    if (server->session) {
+        if (!left)
+            handles_wait_readers(LAST_READ_MS);
+        session_stop_reading();
+        if (!session.is_held)
+            fuse_session_unmount(server->session);
+        fuse_session_destroy(server->session);
+        handles_finish();
+        server->session = NULL;
+        sem_destroy(&session.greeted);
+    }
+    if (!left)
+        holder_leave(-1);
+    text_finish(&session.init);
 }

@@ -5,6 +5,8 @@
 #ifndef VGPUFS_SESSION_H
 #define VGPUFS_SESSION_H
 
+#include "handover.h"
+
 #include "common/text.h"
 
 #include <stdbool.h>
@@ -21,20 +23,35 @@ int session_prepare(const char *mountpoint, struct text *error);
 struct session_options {
     const char *mount_options; /* beyond our own; NULL: none */
     const char *mount_socket;  /* of vgpufs-mount(8), which mounts in our place; NULL: we do */
+    bool take_over;            /* a daemon that serves is to leave */
 };
 
+/* session_take_over has the daemon that serves leave, and takes the mount from it: first of all, as
+ * it has the state too. -1, and *error in one line. */
+int session_take_over(const char *mountpoint, const struct session_options *options,
+                      struct text *error);
 /*
- * session_mount mounts on the prepared folder, or takes the mount from vgpufs-mount, and starts the
- * threads; server->session is set. Returns when the kernel has said hello. -1, and *error in one
- * line.
+ * session_mount mounts on the prepared folder, or takes the mount from vgpufs-mount and goes on
+ * with what the daemon before has left, and starts the threads; server->session is set. Returns
+ * when the kernel has said hello. -1, and *error in one line.
  */
 int session_mount(struct server *server, const char *mountpoint,
                   const struct session_options *options, struct text *error);
+/* session_can_leave: may the next daemon go on with this mount? */
+bool session_can_leave(void);
+/*
+ * Leaving, in this order: session_stop_reading ends the threads, and what they had read is worked
+ * off; session_save notes what the kernel was told; and when all else has ended session_leave gives
+ * the file of a handover to the next daemon.
+ */
+void session_stop_reading(void);
+void session_save(struct handover *handover);
+void session_leave(int state);
 /*
  * session_unmount ends the threads and unmounts, or gives the mount back. Requests that are still
- * waiting are aborted.
+ * waiting are aborted. With `left` the mount stays as it is.
  */
-void session_unmount(struct server *server);
+void session_unmount(struct server *server, bool left);
 /* session_ask wakes the threads for an answer; session_is_silent: one has not given it yet. */
 void session_ask(void);
 bool session_is_silent(void);

@@ -165,6 +165,12 @@ void vm_restore(struct vm *vm, const struct state_job *saved);
 /* vm_restored: there are no more of them. */
 void vm_restored(struct vm *vm, const struct state_vm *saved);
 
+/* vm_told_save notes what an NFS server was told of `result`, for the next daemon, which calls
+ * vm_told_restore. No thread serves. */
+void vm_told_save(struct vm *vm, struct handover *handover);
+void vm_told_restore(struct server *server, const struct handover *handover,
+                     const struct handover_told *told);
+
 /*
  * vm_result_now returns the bytes of the job's result (`job` NULL: of the newest entry), or NULL:
  * then *pending is the job to wait for, or NULL if it cannot be read. Both are references. `vm` is

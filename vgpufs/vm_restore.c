@@ -208,3 +208,23 @@ void vm_restored(struct vm *vm, const struct state_vm *saved)
     }
     pthread_mutex_unlock(&vm->lock);
 }
+
+void vm_told_save(struct vm *vm, struct handover *handover)
+{
+    struct handover_told told = {.vm = vm->id, .content = handover_add_blob(handover, vm->told)};
+    if (told.content)
+        handover_add(handover, &handover->told, &told, sizeof(told));
+}
+
+void vm_told_restore(struct server *server, const struct handover *handover,
+                     const struct handover_told *told)
+{
+    struct vm *vm = server_find_vm(server, (unsigned)told->vm);
+    if (!vm)
+        return; /* it is gone from the configuration */
+    pthread_mutex_lock(&vm->lock);
+    blob_unref(vm->told);
+    vm->told = handover_blob(handover, told->content);
+    atomic_store(&vm->nfs_reads, true);
+    pthread_mutex_unlock(&vm->lock);
+}

@@ -8,6 +8,7 @@ import pytest
 
 sys.path.insert(0, os.path.dirname(__file__))
 import harness  # noqa: E402  (the folder must be on the path first)
+import holder  # noqa: E402
 
 
 def pytest_configure(config):
@@ -65,6 +66,23 @@ def vgpufs(request):
         daemon = harness.Vgpufs(config, **kwargs)
         made.append(daemon)
         return daemon.start() if start else daemon
+
+    yield make
+    close_all(reversed(made))
+
+
+@pytest.fixture
+def held():
+    """held({section: {key: value}}, start=True, …) is the same behind a vgpufs-mount."""
+    made = []
+
+    def make(config=None, start=True, **kwargs):
+        daemon = holder.Held(config, **kwargs)
+        made.append(daemon)
+        if start:
+            daemon.holder.start()
+            daemon.start()
+        return daemon
 
     yield make
     close_all(reversed(made))

@@ -38,6 +38,9 @@ static uint64_t saved_next_file(void)
     return next_file;
 }
 
+static uint64_t adopted;            /* what start() is to find again; 0: nothing */
+static struct data_file *kept_file; /* … and a reference to it */
+
 static void start(void)
 {
     struct text error = {0};
@@ -45,6 +48,9 @@ static void start(void)
     if (!state)
         fail_msg("%s", error.data);
     data_init(&data, state, VM, saved_next_file(), QUOTA);
+    data_adopt(&data, adopted);
+    kept_file = data_get(&data, adopted);
+    data_sweep(&data);
 }
 
 static void stop(void)
@@ -538,6 +544,42 @@ static void test_sweep(void **unused)
     assert_usage(5, 1);
 }
 
+/* What somebody has open lives on in the next daemon without a name, and counts, until it is closed
+ * there. */
+static void test_kept(void **unused)
+{
+    (void)unused;
+    uint64_t number = put("open", "12345");
+    struct data_file *file = data_find(&data, "open");
+    data_keep(file);
+    assert_int_equal(data_unlink(&data, "open"), 0);
+    data_unref(file);
+    assert_true(has_backing(number));
+    adopted = number;
+    stop();
+    start();
+    adopted = 0;
+    assert_content(kept_file, "12345");
+    assert_usage(5, 0);
+    data_unref(kept_file);
+    assert_false(has_backing(number));
+    assert_usage(0, 0);
+}
+
+/* A number that nothing lies under, or that was never used, is nothing to find. */
+static void test_nothing_to_adopt(void **unused)
+{
+    (void)unused;
+    uint64_t number = put("named", "12345");
+    data_adopt(&data, number);
+    data_adopt(&data, number + 1);
+    data_adopt(&data, UINT64_MAX);
+    assert_null(data_get(&data, number + 1));
+    assert_usage(5, 1);
+    data_sweep(&data);
+    assert_file("named", number, "12345");
+}
+
 /* damage_names makes the table of names unreadable, in the file that nobody has open. */
 static void damage_names(void)
 {
@@ -698,6 +740,8 @@ int main(void)
         DATA_TEST(test_reload),
         DATA_TEST(test_numbers),
         DATA_TEST(test_sweep),
+        DATA_TEST(test_kept),
+        DATA_TEST(test_nothing_to_adopt),
         DATA_TEST(test_no_sweep_without_names),
         DATA_TEST(test_purge),
         DATA_TEST(test_file_limit),

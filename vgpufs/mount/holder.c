@@ -104,6 +104,18 @@ static void peer_close(struct holder *holder, struct peer *peer)
     peer->socket = -1;
     if (holder->serving == peer)
         holder->serving = NULL;
+    if (holder->next == peer)
+        holder->next = NULL;
+}
+
+static int give(struct holder *holder, struct peer *peer);
+
+/* give_next gives the mount to who waits for it, if somebody does. */
+static int give_next(struct holder *holder)
+{
+    struct peer *next = holder->next;
+    holder->next = NULL;
+    return next ? give(holder, next) : 0;
 }
 
 /* daemon_left: it has told its end, and perhaps what the next one needs to go on. */
@@ -112,12 +124,12 @@ static int daemon_left(struct holder *holder, struct peer *peer, int state)
     peer_close(holder, peer);
     if (state < 0) {
         log_info("vgpufs has stopped: mounting %s anew", holder->device.mountpoint);
-        return mount_anew(holder);
+        return mount_anew(holder) < 0 ? -1 : give_next(holder);
     }
     log_info("vgpufs has stopped: keeping %s for the next one", holder->device.mountpoint);
     holder->state = state;
     holder->abort_ms = now_ms() + holder->patience_ms;
-    return 0;
+    return give_next(holder);
 }
 
 /* peer_gone: the process has ended, or closed the socket. Whatever a daemon had read from the
@@ -131,7 +143,7 @@ static int peer_gone(struct holder *holder, struct peer *peer)
         return 0;
     log_warning("vgpufs (process %d) has died: mounting %s anew", (int)pid,
                 holder->device.mountpoint);
-    return mount_anew(holder);
+    return mount_anew(holder) < 0 ? -1 : give_next(holder);
 }
 
 /* --- messages --- */
@@ -168,21 +180,34 @@ static int give(struct holder *holder, struct peer *peer)
     return 0;
 }
 
-static int hello(struct holder *holder, struct peer *peer, const char *version)
+static int hello(struct holder *holder, struct peer *peer, const char *version, bool take_over)
 {
     char *end;
     if (strtoul(version, &end, 10) != MOUNT_PROTOCOL || *end != '\0')
         return refuse(holder, peer, "vgpufs is of another version than vgpufs-mount: restart both");
-    if (holder->serving)
-        return refuse(holder, peer, "another vgpufs has the mount: stop that one");
-    return give(holder, peer);
+    if (holder->serving && !take_over)
+        return refuse(holder, peer,
+                      "another vgpufs has the mount: stop that one, or start with --take-over");
+    if (!holder->serving)
+        return give(holder, peer);
+    if (holder->next)
+        return refuse(holder, peer, "another vgpufs is about to take over: let that one do it");
+    if (message_send(holder->serving->socket, NULL, MESSAGE_LEAVE) < 0)
+        return refuse(holder, peer, "the vgpufs that has the mount does not listen: stop that one");
+    log_info("vgpufs (process %d) is to take over from process %d", (int)peer->pid,
+             (int)holder->serving->pid);
+    holder->next = peer;
+    return 0;
 }
 
 static int message_take(struct holder *holder, struct peer *peer, struct message *message)
 {
     const char *argument;
-    if ((argument = message_argument(message, MESSAGE_HELLO)) && holder->serving != peer)
-        return hello(holder, peer, argument);
+    bool stranger = holder->serving != peer && holder->next != peer;
+    if ((argument = message_argument(message, MESSAGE_HELLO)) && stranger)
+        return hello(holder, peer, argument, false);
+    if ((argument = message_argument(message, MESSAGE_TAKE_OVER)) && stranger)
+        return hello(holder, peer, argument, true);
     if ((argument = message_argument(message, MESSAGE_LEAVE)) && holder->serving == peer) {
         int state = message->descriptors[0];
         message->descriptors[0] = -1;

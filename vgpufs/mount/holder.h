@@ -29,6 +29,7 @@ struct holder {
     int listener;
     struct peer peers[HOLDER_PEERS];
     struct peer *serving; /* the daemon that has the descriptor, or NULL */
+    struct peer *next;    /* one that it was asked to leave for, or NULL */
     int state;            /* what the daemon before left for the next one; -1: nothing */
     uint64_t abort_ms;    /* when nobody serves: until then calls wait (0: not at all) */
 };

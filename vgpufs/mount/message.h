@@ -14,6 +14,7 @@
 #define MESSAGE_HELLO       "hello"
 #define MESSAGE_MOUNT       "mount"
 #define MESSAGE_LEAVE       "leave"
+#define MESSAGE_TAKE_OVER   "take-over"
 #define MESSAGE_REFUSED     "refused"
 
 struct message {
