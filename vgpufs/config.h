@@ -55,6 +55,8 @@ struct config_pool {
     uint64_t max_queued, max_run_ms, max_result_bytes;
     bool scrub;                   /* a job's device memory is cleared */
     bool sandbox;                 /* executors are under the system-call filter */
+    uint64_t host_memory_bytes;   /* of an executor; 0: no bound */
+    uint64_t max_processes;       /* of an executor; 0: no bound */
     uint64_t device_memory_bytes; /* 0: all that the device has */
     unsigned mps_percent;         /* 0: as the MPS server says */
 };

@@ -166,6 +166,15 @@ static const struct config_key keys[] = {
      .help =
          "Start executors under a filter of system calls, without those that neither workloads, "
          "drivers, ssh nor srun need, and without set-uid programs."},
+    {POOL("host_memory", TYPE_BYTES), DEFAULT("0"), RANGE(0, 1024 * TIB), .fixed = true,
+     OF_POOL(host_memory_bytes),
+     .help =
+         "How much of the host's memory each executor may use with all that it starts; 0: no "
+         "bound. Without a cgroup from the service manager it holds for each process by itself."},
+    {POOL("max_processes", TYPE_COUNT), DEFAULT("4096"), RANGE(0, 1000000), .fixed = true,
+     OF_POOL(max_processes),
+     .help = "How many processes and threads each executor may be, with all that it starts; 0: no "
+             "bound. Needs a cgroup from the service manager."},
     {POOL("scrub", TYPE_CHOICE), DEFAULT("yes"), .choices = "no|yes", .fixed = true, OF_POOL(scrub),
      .help =
          "Clear the device memory that a job gets, before and after it, so that no VM sees what "

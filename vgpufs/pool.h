@@ -40,8 +40,14 @@ struct pool_tenant {
     uint64_t share_second; /* of the newest bucket */
 };
 
-/* Which of a slot's descriptors an epoll event is about; its data is slot index << 2 | kind. */
-enum pool_event { POOL_EVENT_FRAMES, POOL_EVENT_ERRORS, POOL_EVENT_TIMER, POOL_EVENT_WAKE };
+/* Which of a slot's descriptors an epoll event is about; its data is slot index << 3 | kind. */
+enum pool_event {
+    POOL_EVENT_FRAMES,
+    POOL_EVENT_ERRORS,
+    POOL_EVENT_DEATH,
+    POOL_EVENT_TIMER,
+    POOL_EVENT_WAKE,
+};
 
 struct pool_counters {
     uint64_t done, failed, cancelled, timeout, device_us, executor_restarts;

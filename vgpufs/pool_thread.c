@@ -80,6 +80,8 @@ static void slot_event(struct slot *slot, enum pool_event kind)
     pthread_mutex_lock(&pool->lock);
     if (kind == POOL_EVENT_ERRORS)
         slot_read_errors(slot);
+    else if (kind == POOL_EVENT_DEATH)
+        slot_died(slot, &ending);
     else
         slot_read(slot, &ending);
     if (ending.run.job)
@@ -96,10 +98,14 @@ static void slots_tick(struct pool *pool)
         struct ending ending;
         ending.run = (struct run){0};
         pthread_mutex_lock(&pool->lock);
+        bool lived = slot->state != SLOT_DOWN;
         bool launch = slot_tick(slot, clock_now_us(), &ending);
+        bool dead = lived && slot->state == SLOT_DOWN;
         if (ending.run.job)
             pool_release(pool, ending.run.job);
         pthread_mutex_unlock(&pool->lock);
+        if (dead)
+            enclosure_clear(pool->server->enclosures, slot->name);
         if (launch)
             slot_launch(slot);
         after_slot(pool, &ending);
@@ -143,12 +149,12 @@ static void *pool_run(void *argument)
         struct epoll_event events[16];
         int count = epoll_wait(pool->epoll, events, 16, quit_since ? 100 : -1);
         for (int i = 0; i < count; i++) {
-            enum pool_event kind = (enum pool_event)(events[i].data.u64 & 3);
+            enum pool_event kind = (enum pool_event)(events[i].data.u64 & 7);
             uint64_t value;
             if (kind == POOL_EVENT_TIMER)
                 pool_tick(pool);
             else if (kind != POOL_EVENT_WAKE)
-                slot_event(&pool->slots[events[i].data.u64 >> 2], kind);
+                slot_event(&pool->slots[events[i].data.u64 >> 3], kind);
             else if (read(pool->wake, &value, sizeof(value)) > 0)
                 quit_since = clock_now_us();
         }

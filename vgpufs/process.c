@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 uint64_t process_start_time(pid_t pid)
@@ -36,4 +37,14 @@ void thread_name(const char *room, const char *which)
     char name[16]; /* pthread_setname_np(3) takes no more */
     snprintf(name, sizeof(name), "%s %s", room, which);
     pthread_setname_np(pthread_self(), name);
+}
+
+int process_descriptor(pid_t pid)
+{
+#ifdef SYS_pidfd_open
+    return (int)syscall(SYS_pidfd_open, pid, 0); /* close-on-exec: pidfd_open(2) */
+#else
+    (void)pid;
+    return -1;
+#endif
 }

@@ -12,6 +12,9 @@
  */
 uint64_t process_start_time(pid_t pid);
 
+/* process_descriptor returns a pidfd, or -1: before Linux 5.3 there are none. */
+int process_descriptor(pid_t pid);
+
 /* thread_name names the calling thread, for top(1), gdb(1) and their like: "room which". */
 void thread_name(const char *room, const char *which);
 

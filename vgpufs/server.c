@@ -268,6 +268,11 @@ int server_start(struct server *server, const struct config *config,
         return -1;
     server->started = clock_change();
     state_load_executors(server->state, kill_leftover, server);
+    server->enclosures = enclosures_create(config->state_dir);
+    if (!server->enclosures) {
+        text_puts(error, "no memory");
+        return -1;
+    }
     if (pools_create(server, error) < 0 || vms_create(server, error) < 0)
         return -1;
     server->notifier = notifier_create(server);
@@ -426,6 +431,7 @@ void server_stop(struct server *server, int signals)
     session_unmount(server, left >= 0);
     spawner_destroy(server->spawner);
     sandbox_destroy(server->sandbox);
+    enclosures_destroy(server->enclosures);
     for (struct vm *vm = atomic_load(&server->vms); vm; vm = atomic_load(&vm->next))
         vm_save_numbers(vm);
     for (size_t i = 0; i < server->pool_count; i++)

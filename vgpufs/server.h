@@ -37,6 +37,7 @@ struct server {
     struct state *state;
     struct running *running;
     struct sandbox *sandbox; /* NULL: no pool wants one */
+    struct enclosures *enclosures;
     struct spawner *spawner;
     struct pool *pools;
     size_t pool_count;

@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,7 +43,7 @@ const char *slot_state_name(enum slot_state state)
 
 void slot_init(struct slot *slot, struct pool *pool, unsigned index)
 {
-    *slot = (struct slot){.pool = pool, .index = index, .state = SLOT_DOWN};
+    *slot = (struct slot){.pool = pool, .index = index, .state = SLOT_DOWN, .death = -1};
     snprintf(slot->name, sizeof(slot->name), "%s.%u", pool->name, index);
     link_init(&slot->link);
     slot_reading_init(&slot->reading);
@@ -133,6 +134,9 @@ static void slot_lose(struct slot *slot)
     kill(-slot->pid, SIGKILL);
     for (int left = MOST_READS; left && link_read_errors(&slot->link, slot->name) > 0; left--)
         continue;
+    if (slot->death >= 0)
+        close(slot->death);
+    slot->death = -1;
     link_close(&slot->link); /* closing takes both out of the epoll set */
     slot_count_failure(slot);
     slot_reading_lose(&slot->reading);
@@ -157,7 +161,7 @@ static void slot_fail(struct slot *slot, enum job_state state, const char *error
 
 static void watch(struct slot *slot, int descriptor, uint32_t kind)
 {
-    struct epoll_event event = {.events = EPOLLIN, .data.u64 = (uint64_t)slot->index << 2 | kind};
+    struct epoll_event event = {.events = EPOLLIN, .data.u64 = (uint64_t)slot->index << 3 | kind};
     epoll_ctl(slot->pool->epoll, EPOLL_CTL_ADD, descriptor, &event);
 }
 
@@ -190,8 +194,16 @@ void slot_launch(struct slot *slot)
     const struct server *server = pool->server;
     const struct sandbox *sandbox =
         server->config->pools[pool->index].sandbox ? server->sandbox : NULL;
-    pid_t pid = words ? spawner_start(server->spawner, words, sandbox, &connection, &errors) : -1;
+    const struct config_pool *config = &server->config->pools[pool->index];
+    struct enclosure_limits limits = {config->host_memory_bytes, config->max_processes};
+    struct enclosure enclosure;
+    enclosure_open(server->enclosures, slot->name, &limits, &enclosure);
+    uint64_t ooms = enclosure_ooms(server->enclosures, slot->name);
+    pid_t pid =
+        words ? spawner_start(server->spawner, words, sandbox, &enclosure, &connection, &errors)
+              : -1;
     int error = errno;
+    enclosure_close(&enclosure);
     slot_command_free(slot, words);
     pthread_mutex_lock(&pool->lock);
     if (pid < 0) {
@@ -202,12 +214,16 @@ void slot_launch(struct slot *slot)
         slot->due_us = clock_now_us() + restart_delay_us(slot->failures + 1, false);
     } else {
         slot->pid = pid;
+        slot->ooms = ooms;
         slot->state = SLOT_STARTING;
         slot->greeted = false;
         slot->due_us = clock_now_us() + HELLO_US;
         link_open(&slot->link, connection, errors);
         watch(slot, connection, POOL_EVENT_FRAMES);
         watch(slot, errors, POOL_EVENT_ERRORS);
+        slot->death = process_descriptor(pid);
+        if (slot->death >= 0)
+            watch(slot, slot->death, POOL_EVENT_DEATH);
         state_put_executor(pool->server->state, pid, process_start_time(pid));
         slot_greet(slot); /* if that fails, the end of the connection will be read */
         if (pool->quitting)
@@ -438,6 +454,17 @@ void slot_read(struct slot *slot, struct ending *ending)
     }
 }
 
+void slot_died(struct slot *slot, struct ending *ending)
+{
+    /* The event may have been another's, whose slot has a new process by now. */
+    struct pollfd death = {.fd = slot->death, .events = POLLIN};
+    if (slot->death < 0 || poll(&death, 1, 0) <= 0)
+        return;
+    slot_read(slot, ending); /* its last words */
+    if (slot->link.connection >= 0)
+        slot_lose(slot);
+}
+
 void slot_read_errors(struct slot *slot)
 {
     if (slot->link.errors < 0 || link_read_errors(&slot->link, slot->name) >= 0)
@@ -455,6 +482,9 @@ static void death_words(const struct slot *slot, int status, char *text, size_t 
                         strsignal(WTERMSIG(status)));
     else
         used = snprintf(text, size, "the executor exited with status %d", WEXITSTATUS(status));
+    if (enclosure_ooms(slot->pool->server->enclosures, slot->name) > slot->ooms && used > 0 &&
+        (size_t)used < size)
+        used += snprintf(text + used, size - (size_t)used, ": it used more than host_memory");
     if (slot->link.last_error[0] && used > 0 && (size_t)used < size)
         snprintf(text + used, size - (size_t)used, ": %s", slot->link.last_error);
 }

@@ -33,6 +33,7 @@ struct slot {
     enum slot_state state;
     char name[48]; /* A.0 */
     pid_t pid;
+    int death; /* a pidfd, readable at its end; -1: the kernel has none, or it is lost */
     struct link link;
     struct run run;
     char backend[16], device[256], host[256]; /* as its hello said, escaped where shown */
@@ -47,6 +48,7 @@ struct slot {
     unsigned failures; /* in a row, without a job done in between */
     unsigned waits;    /* for the dead process so far */
     uint64_t due_us;   /* see enum slot_state; UINT64_MAX: nothing is due */
+    uint64_t ooms;     /* in its cgroup before this executor */
     uint64_t lost_us;  /* when the executor was lost */
     char failure[512]; /* why there is no executor; "" */
 };
@@ -68,6 +70,8 @@ void slot_launch(struct slot *slot);
 
 /* slot_read takes what the executor has sent. */
 void slot_read(struct slot *slot, struct ending *ending);
+/* slot_died: its process has ended, though others may hold its connection open. */
+void slot_died(struct slot *slot, struct ending *ending);
 /* slot_read_errors logs what it wrote to standard error. */
 void slot_read_errors(struct slot *slot);
 /* slot_tick does what is due: time limits, kills, reaping. True if it is to be launched. */

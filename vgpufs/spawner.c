@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -19,6 +20,8 @@ struct request {
     struct request *next;
     char *const *words;
     const struct sandbox *sandbox;
+    const struct enclosure *enclosure;
+    char **environment; /* with the enclosure's mark */
     int connection, errors;
     pid_t pid;
     int error;
@@ -52,6 +55,7 @@ static void child_run(const struct request *request, int connection, int errors,
     if (getppid() != parent)
         _exit(127); /* the daemon died before the line above */
     setpgid(0, 0);
+    enclosure_enter(request->enclosure);
     /* The daemon raises its limit of descriptors; programs that use select(2) must not see that. */
     struct rlimit files;
     if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur > FD_SETSIZE) {
@@ -60,7 +64,7 @@ static void child_run(const struct request *request, int connection, int errors,
     }
     bool ready = dup2(connection, 0) == 0 && dup2(connection, 1) == 1 && dup2(errors, 2) == 2;
     if (ready && (!request->sandbox || sandbox_enter(request->sandbox) == 0))
-        execvp(request->words[0], request->words);
+        execvpe(request->words[0], request->words, request->environment);
     int error = errno;
     ssize_t written = write(report, &error, sizeof(error));
     _exit(written == sizeof(error) ? 127 : 126);
@@ -188,10 +192,31 @@ void spawner_destroy(struct spawner *spawner)
     free(spawner);
 }
 
-pid_t spawner_start(struct spawner *spawner, char *const *words, const struct sandbox *sandbox,
-                    int *connection, int *errors)
+/* environment_with returns the environment with one variable more; to be freed, but not what is in
+ * it. */
+static char **environment_with(const char *variable)
 {
-    struct request request = {.words = words, .sandbox = sandbox};
+    size_t count = 0, size = strcspn(variable, "=") + 1, used = 0;
+    while (environ[count])
+        count++;
+    char **all = calloc(count + 2, sizeof(*all));
+    for (size_t i = 0; all && i < count; i++)
+        if (strncmp(environ[i], variable, size) != 0)
+            all[used++] = environ[i];
+    if (all)
+        all[used] = (char *)(uintptr_t)variable;
+    return all;
+}
+
+pid_t spawner_start(struct spawner *spawner, char *const *words, const struct sandbox *sandbox,
+                    const struct enclosure *enclosure, int *connection, int *errors)
+{
+    struct request request = {.words = words, .sandbox = sandbox, .enclosure = enclosure};
+    request.environment = environment_with(enclosure->mark);
+    if (!request.environment) {
+        errno = ENOMEM;
+        return -1;
+    }
     pthread_mutex_lock(&spawner->lock);
     request.next = spawner->requests;
     spawner->requests = &request;
@@ -199,6 +224,7 @@ pid_t spawner_start(struct spawner *spawner, char *const *words, const struct sa
     while (!request.answered)
         pthread_cond_wait(&spawner->answered, &spawner->lock);
     pthread_mutex_unlock(&spawner->lock);
+    free(request.environment);
     if (request.error) {
         errno = request.error;
         return -1;

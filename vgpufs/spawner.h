@@ -6,6 +6,7 @@
 #ifndef VGPUFS_SPAWNER_H
 #define VGPUFS_SPAWNER_H
 
+#include "enclosure.h"
 #include "sandbox.h"
 
 #include <stddef.h>
@@ -20,10 +21,10 @@ void spawner_destroy(struct spawner *spawner);
  * spawner_start runs `words` (NULL-terminated, words[0] looked up in PATH) in a process group of
  * its own, killed with the daemon, with standard input and output on *connection's other end (a
  * stream socket) and standard error on *errors' other end (a pipe). Both are non-blocking and
- * close-on-exec. `sandbox` NULL: without one. Returns its pid; or -1 with errno, also when the
- * program cannot be executed.
+ * close-on-exec. It enters `enclosure`, which is the caller's. `sandbox` NULL: without one. Returns
+ * its pid; or -1 with errno, also when the program cannot be executed.
  */
 pid_t spawner_start(struct spawner *spawner, char *const *words, const struct sandbox *sandbox,
-                    int *connection, int *errors);
+                    const struct enclosure *enclosure, int *connection, int *errors);
 
 #endif

@@ -178,6 +178,32 @@ def noisy_garbage(attempt):
     garbage(attempt)
 
 
+def child_run():
+    """A process that only its command line tells from others, in the executor's group."""
+    pid = os.fork()
+    if pid == 0:
+        os.execv(sys.executable, [sys.executable, "-c", "import time; time.sleep(3600)",
+                                  sys.argv[2] + ".child"])
+    return pid
+
+
+def leaves_children(attempt):
+    """One in its group, and a daemon's: in a session of its own, with init as its parent."""
+    child_run()
+    if os.fork() == 0:
+        os.setsid()
+        child_run()
+        os._exit(0)
+    well(attempt)
+
+
+def eats(attempt):
+    """More memory, without end."""
+    eaten = []
+    while True:
+        eaten.append(b"x" * (1 << 24))
+
+
 def flood(attempt):
     for _ in range(400):
         send(OUTPUT, attempt, (), b"x" * (256 * 1024))
@@ -292,7 +318,7 @@ GREETINGS = {function.__name__: function for function in (
     no_hello, silent, refuse, refuse_silently, bad_protocol, evil_hello, garbage_hello)}
 JOBS = {function.__name__: function for function in (
     crash, segfault, leave, close, hang, garbage, noisy_garbage, huge, partial, unended_fields,
-    unknown_type, wrong_direction, bad_status, fails_silently, escape, late_answer, deaf, twice, flood, endless_flood, evil_error,
+    unknown_type, wrong_direction, bad_status, fails_silently, leaves_children, eats, escape, late_answer, deaf, twice, flood, endless_flood, evil_error,
     evil_output, evil_progress, evil_reading, evil_log, greedy, probed_crash, probed_device, probed_sticky)}
 
 

@@ -98,6 +98,8 @@ static void test_defaults(void **state)
         assert_int_equal(pool->max_run_ms, 60000);
         assert_int_equal(pool->max_result_bytes, 1 << 20);
         assert_true(pool->sandbox);
+        assert_int_equal(pool->host_memory_bytes, 0);
+        assert_int_equal(pool->max_processes, 4096);
         assert_true(pool->scrub);
         assert_int_equal(pool->device_memory_bytes, 0);
         assert_int_equal(pool->mps_percent, 0);
@@ -152,7 +154,8 @@ static void test_every_key(void **state)
                                   "max_wait = 90\n"
                                   "max_queued = 5\n"
                                   "max_run = 1h\n"
-                                  "max_result = 64K\nsandbox = no\nscrub = no\ndevice_memory = 2G\n"
+                                  "max_result = 64K\nsandbox = no\nhost_memory = 3G\nmax_processes "
+                                  "= 77\nscrub = no\ndevice_memory = 2G\n"
                                   "mps_percent = 25%\n");
     assert_string_equal(config->mountpoint, "/a");
     assert_string_equal(config->state_dir, "/b");
@@ -202,6 +205,8 @@ static void test_every_key(void **state)
     assert_int_equal(pool->max_run_ms, 3600 * 1000);
     assert_int_equal(pool->max_result_bytes, 64 << 10);
     assert_false(pool->sandbox);
+    assert_true(pool->host_memory_bytes == UINT64_C(3) << 30);
+    assert_int_equal(pool->max_processes, 77);
     assert_false(pool->scrub);
     assert_true(pool->device_memory_bytes == UINT64_C(2) << 30);
     assert_int_equal(pool->mps_percent, 25);
@@ -706,17 +711,17 @@ static void test_lists(void **state)
 {
     (void)state;
     static const char *const names[] = {
-        "mountpoint",    "state_dir",      "vms",          "durability",
-        "on_restart",    "max_reruns",     "stop_timeout", "stats_log_interval",
-        "log_level",     "log_jobs",       "stats_mode",   "hold",
-        "threads",       "waiting_per_vm", "uid_base",     "pool",
-        "priority",      "pools",          "max_priority", "identity",
-        "max_queued",    "max_jobs",       "max_running",  "device_share",
-        "max_crashes",   "data_quota",     "retain_jobs",  "retain_for",
-        "uid",           "address",        "backend",      "device",
-        "slots",         "executor",       "order",        "max_wait",
-        "max_run",       "max_result",     "sandbox",      "scrub",
-        "device_memory", "mps_percent",
+        "mountpoint",    "state_dir",      "vms",           "durability",
+        "on_restart",    "max_reruns",     "stop_timeout",  "stats_log_interval",
+        "log_level",     "log_jobs",       "stats_mode",    "hold",
+        "threads",       "waiting_per_vm", "uid_base",      "pool",
+        "priority",      "pools",          "max_priority",  "identity",
+        "max_queued",    "max_jobs",       "max_running",   "device_share",
+        "max_crashes",   "data_quota",     "retain_jobs",   "retain_for",
+        "uid",           "address",        "backend",       "device",
+        "slots",         "executor",       "order",         "max_wait",
+        "max_run",       "max_result",     "sandbox",       "host_memory",
+        "max_processes", "scrub",          "device_memory", "mps_percent",
     };
     char *help = NULL, *mdoc = NULL;
     size_t size;

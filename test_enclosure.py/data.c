@@ -1,0 +1,516 @@
+#include "data.h"
+
+#include "clock.h"
+#include "common/log.h"
+#include "common/workload.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* File numbers are reserved in the state this many at a time. */
+#define NUMBER_BLOCK 1024
+
+struct backing_name {
+    char text[24];
+};
+
+static struct backing_name backing_name(uint64_t number)
+{
+    struct backing_name name;
+    snprintf(name.text, sizeof(name.text), "%" PRIu64, number);
+    return name;
+}
+
+/* file_enter puts a new file into the tables. NULL without memory. */
+static struct data_file *file_enter(struct data *data, uint64_t number, const char *name)
+{
+    struct data_file *file = calloc(1, sizeof(*file));
+    char *copy = strdup(name ? name : "");
+    if (!file || !copy)
+        goto failed;
+    *file = (struct data_file){.data = data, .number = number, .name = copy, .named = name != NULL};
+    file->atime = file->mtime = file->ctime = clock_change();
+    if (table_insert(&data->by_number, &file->by_number, table_hash_number(number)) < 0)
+        goto failed;
+    if (name && table_insert(&data->by_name, &file->by_name, table_hash_string(name)) < 0) {
+        table_remove(&data->by_number, &file->by_number);
+        goto failed;
+    }
+    return file;
+failed:
+    free(copy);
+    free(file);
+    return NULL;
+}
+
+/*
+ * file_leave forgets a file that has neither name nor reference. Returns the number under which its
+ * bytes are to be removed once the lock is given up, since that may take long; 0: none.
+ */
+static uint64_t file_leave(struct data_file *file)
+{
+    struct data *data = file->data;
+    if (file->named || file->references)
+        return 0;
+    table_remove(&data->by_number, &file->by_number);
+    data->used_bytes -= file->size;
+    /*
+     * Bytes that were replaced go when the state names the new ones: a daemon that died between
+     * would come back with neither. All others go now, since on a full disk nothing else helps.
+     */
+    uint64_t number = file->replaced ? 0 : file->number;
+    if (file->replaced)
+        state_remove_bytes(data->state, data->vm, file->number);
+    free(file->name);
+    free(file);
+    return number;
+}
+
+/* bytes_remove removes what file_leave told; without the lock. */
+static void bytes_remove(const struct data *data, uint64_t number)
+{
+    if (number)
+        unlinkat(data->directory, backing_name(number).text, 0);
+}
+
+static struct data_file *file_by_name(const struct data *data, const char *name)
+{
+    struct table_entry *entry = table_find(&data->by_name, table_hash_string(name));
+    for (; entry; entry = table_find_next(entry)) {
+        struct data_file *file = container_of(entry, struct data_file, by_name);
+        if (strcmp(file->name, name) == 0)
+            return file;
+    }
+    return NULL;
+}
+
+static struct data_file *file_by_number(const struct data *data, uint64_t number)
+{
+    struct table_entry *entry = table_find(&data->by_number, table_hash_number(number));
+    for (; entry; entry = table_find_next(entry)) {
+        struct data_file *file = container_of(entry, struct data_file, by_number);
+        if (file->number == number)
+            return file;
+    }
+    return NULL;
+}
+
+static int directory_ready(struct data *data)
+{
+    char name[16];
+    if (data->directory >= 0)
+        return 0;
+    snprintf(name, sizeof(name), "%u", data->vm);
+    if (mkdirat(state_data_dir(data->state), name, 0700) < 0 && errno != EEXIST)
+        return errno;
+    data->directory = openat(state_data_dir(data->state), name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    return data->directory < 0 ? errno : 0;
+}
+
+struct loader {
+    struct data *data;
+    bool incomplete; /* a name is in the state but not in the table */
+};
+
+static void load_file(void *context, uint64_t number, const char *name)
+{
+    struct loader *loader = context;
+    struct data *data = loader->data;
+    struct stat stat;
+    int error = fstatat(data->directory, backing_name(number).text, &stat, AT_SYMLINK_NOFOLLOW) < 0
+                    ? errno
+                    : 0;
+    if (error == ENOENT) {
+        log_warning("vm%u: the bytes of data file %" PRIu64 " are gone: its name is removed",
+                    data->vm, number);
+        state_delete_file(data->state, data->vm, number);
+        return;
+    }
+    bool usable = !error && workload_name_is_plain(name);
+    struct data_file *file = usable ? file_enter(data, number, name) : NULL;
+    if (!file) {
+        loader->incomplete = true;
+        return;
+    }
+    file->size = (uint64_t)stat.st_size;
+    file->atime = stat.st_atim;
+    file->mtime = stat.st_mtim;
+    data->used_bytes += file->size;
+}
+
+/* backing_sweep removes bytes that no name leads to: outputs and unlinked files of a dead daemon.
+ */
+static void backing_sweep(struct data *data)
+{
+    int copy = openat(data->directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *directory = copy < 0 ? NULL : fdopendir(copy);
+    if (!directory)
+        return;
+    for (struct dirent *entry; (entry = readdir(directory));) {
+        char *end;
+        uint64_t number = strtoull(entry->d_name, &end, 10);
+        if (!*end && end != entry->d_name && !file_by_number(data, number))
+            unlinkat(data->directory, entry->d_name, 0);
+    }
+    closedir(directory);
+}
+
+void data_init(struct data *data, struct state *state, unsigned vm, uint64_t next_file,
+               uint64_t quota_bytes)
+{
+    char name[16];
+    *data = (struct data){.state = state,
+                          .vm = vm,
+                          .next_file = next_file,
+                          .reserved_file = next_file,
+                          .quota_bytes = quota_bytes,
+                          .changed = clock_change()};
+    pthread_mutex_init(&data->lock, NULL);
+    snprintf(name, sizeof(name), "%u", vm);
+    data->directory = openat(state_data_dir(state), name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (data->directory < 0)
+        return; /* it never had a file */
+    struct loader loader = {.data = data};
+    if (state_load_files(state, vm, load_file, &loader) == 0 && !loader.incomplete)
+        backing_sweep(data);
+    else
+        log_error("vm%u: not all names of its data files could be read: no bytes are removed", vm);
+}
+
+void data_finish(struct data *data)
+{
+    for (struct table_entry *entry; (entry = table_next(&data->by_number, NULL));) {
+        struct data_file *file = container_of(entry, struct data_file, by_number);
+        table_remove(&data->by_number, entry);
+        free(file->name);
+        free(file);
+    }
+    table_finish(&data->by_number);
+    table_finish(&data->by_name);
+    if (data->directory >= 0)
+        close(data->directory);
+    pthread_mutex_destroy(&data->lock);
+}
+
+void data_set_quota(struct data *data, uint64_t quota_bytes)
+{
+    pthread_mutex_lock(&data->lock);
+    data->quota_bytes = quota_bytes;
+    pthread_mutex_unlock(&data->lock);
+}
+
+struct data_file *data_find(struct data *data, const char *name)
+{
+    pthread_mutex_lock(&data->lock);
+    struct data_file *file = file_by_name(data, name);
+    if (file)
+        file->references++;
+    pthread_mutex_unlock(&data->lock);
+    return file;
+}
+
+struct data_file *data_get(struct data *data, uint64_t number)
+{
+    pthread_mutex_lock(&data->lock);
+    struct data_file *file = file_by_number(data, number);
+    if (file)
+        file->references++;
+    pthread_mutex_unlock(&data->lock);
+    return file;
+}
+
+void data_unref(struct data_file *file)
+{
+    if (!file)
+        return;
+    struct data *data = file->data;
+    pthread_mutex_lock(&data->lock);
+    file->references--;
+    uint64_t number = file_leave(file);
+    pthread_mutex_unlock(&data->lock);
+    bytes_remove(data, number);
+}
+
+/* numbers_ready reserves file numbers if there are none. It gives up the lock while it waits. */
+static int numbers_ready(struct data *data)
+{
+    while (data->next_file == data->reserved_file) {
+        uint64_t reserved = data->reserved_file + NUMBER_BLOCK;
+        state_ticket ticket = state_put_file_numbers(data->state, data->vm, reserved);
+        pthread_mutex_unlock(&data->lock);
+        int error = state_wait(data->state, ticket);
+        pthread_mutex_lock(&data->lock);
+        if (error)
+            return ENOSPC;
+        if (data->reserved_file < reserved)
+            data->reserved_file = reserved;
+    }
+    return 0;
+}
+
+/* file_make makes a file with its backing file. `name` NULL: an output. */
+static int file_make(struct data *data, const char *name, struct data_file **made)
+{
+    int error = state_is_behind(data->state) ? ENOSPC : directory_ready(data);
+    if (error)
+        return error;
+    if (data->by_number.count >= DATA_MAX_FILES)
+        return EDQUOT;
+    uint64_t number = data->next_file++;
+    int descriptor = openat(data->directory, backing_name(number).text,
+                            O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (descriptor < 0)
+        return errno;
+    close(descriptor);
+    struct data_file *file = file_enter(data, number, name);
+    if (!file) {
+        unlinkat(data->directory, backing_name(number).text, 0);
+        return ENOSPC;
+    }
+    if (name) {
+        state_put_file(data->state, data->vm, number, name);
+        data->changed = clock_change();
+    }
+    *made = file;
+    return 0;
+}
+
+int data_create(struct data *data, const char *name, bool exclusive, struct data_file **file)
+{
+    pthread_mutex_lock(&data->lock);
+    int error = file_by_name(data, name) ? 0 : numbers_ready(data);
+    *file = file_by_name(data, name); /* it may have come meanwhile */
+    if (*file && exclusive)
+        error = EEXIST;
+    else if (!*file && !error)
+        error = file_make(data, name, file);
+    if (!error)
+        (*file)->references++;
+    pthread_mutex_unlock(&data->lock);
+    return error;
+}
+
+/* name_remove takes a file's name away; the row in the state is the caller's business. Returns what
+ * file_leave does. */
+static uint64_t name_remove(struct data_file *file)
+{
+    table_remove(&file->data->by_name, &file->by_name);
+    file->named = false;
+    file->ctime = clock_change();
+    return file_leave(file);
+}
+
+int data_unlink(struct data *data, const char *name)
+{
+    uint64_t number = 0;
+    pthread_mutex_lock(&data->lock);
+    struct data_file *file = file_by_name(data, name);
+    if (file) {
+        state_delete_file(data->state, data->vm, file->number);
+        data->changed = clock_change();
+        number = name_remove(file);
+    }
+    pthread_mutex_unlock(&data->lock);
+    bytes_remove(data, number);
+    return file ? 0 : ENOENT;
+}
+
+/* name_give gives a file, named or not, a new name, and takes it from another one. */
+static int name_give(struct data_file *file, const char *name)
+{
+    struct data *data = file->data;
+    char *copy = strdup(name);
+    struct data_file *other = file_by_name(data, name);
+    if (!copy)
+        return ENOSPC;
+    if (file->named)
+        table_remove(&data->by_name, &file->by_name);
+    if (table_insert(&data->by_name, &file->by_name, table_hash_string(name)) < 0) {
+        free(copy); /* the table was empty: the file had no name, and has none now */
+        return ENOSPC;
+    }
+    free(file->name);
+    file->name = copy;
+    file->named = true;
+    file->ctime = data->changed = clock_change();
+    state_put_file(data->state, data->vm, file->number, name);
+    if (other) {
+        other->replaced = true;
+        name_remove(other);
+    }
+    return 0;
+}
+
+int data_rename(struct data *data, const char *from, const char *to, bool no_replace)
+{
+    int error = 0;
+    pthread_mutex_lock(&data->lock);
+    struct data_file *file = file_by_name(data, from);
+    if (!file)
+        error = ENOENT;
+    else if (no_replace && file_by_name(data, to))
+        error = EEXIST;
+    else if (strcmp(from, to) != 0)
+        error = state_is_behind(data->state) ? ENOSPC : name_give(file, to);
+    pthread_mutex_unlock(&data->lock);
+    return error;
+}
+
+int data_create_output(struct data *data, struct data_file **file)
+{
+    pthread_mutex_lock(&data->lock);
+    int error = numbers_ready(data);
+    if (!error)
+        error = file_make(data, NULL, file);
+    if (!error)
+        (*file)->references++;
+    pthread_mutex_unlock(&data->lock);
+    return error;
+}
+
+int data_install(struct data_file *file, const char *name)
+{
+    pthread_mutex_lock(&file->data->lock);
+    int error = name_give(file, name);
+    pthread_mutex_unlock(&file->data->lock);
+    return error;
+}
+
+int data_open_backing(struct data_file *file, int flags)
+{
+    return openat(file->data->directory, backing_name(file->number).text,
+                  flags | O_CLOEXEC | O_NOFOLLOW);
+}
+
+int data_charge(struct data_file *file, uint64_t end)
+{
+    struct data *data = file->data;
+    int error = 0;
+    pthread_mutex_lock(&data->lock);
+    if (end > file->size) {
+        uint64_t growth = end - file->size;
+        if (data->used_bytes > data->quota_bytes || growth > data->quota_bytes - data->used_bytes) {
+            error = EDQUOT;
+        } else {
+            data->used_bytes += growth;
+            file->size = end;
+        }
+    }
+    pthread_mutex_unlock(&data->lock);
+    return error;
+}
+
+void data_settle(struct data_file *file, int descriptor)
+{
+    struct stat stat;
+    pthread_mutex_lock(&file->data->lock);
+    if (fstat(descriptor, &stat) == 0) {
+        file->data->used_bytes += (uint64_t)stat.st_size - file->size;
+        file->size = (uint64_t)stat.st_size;
+    }
+    pthread_mutex_unlock(&file->data->lock);
+}
+
+void data_touch(struct data_file *file)
+{
+    pthread_mutex_lock(&file->data->lock);
+    file->mtime = file->ctime = clock_change();
+    pthread_mutex_unlock(&file->data->lock);
+}
+
+int data_truncate(struct data_file *file, uint64_t size)
+{
+    if (size > INT64_MAX)
+        return EFBIG;
+    int error = data_charge(file, size);
+    if (error)
+        return error;
+    int descriptor = data_open_backing(file, O_WRONLY);
+    if (descriptor < 0)
+        return errno;
+    if (ftruncate(descriptor, (off_t)size) < 0)
+        error = errno;
+    data_settle(file, descriptor);
+    close(descriptor);
+    if (!error)
+        data_touch(file);
+    return error;
+}
+
+void data_set_times(struct data_file *file, const struct timespec *atime,
+                    const struct timespec *mtime)
+{
+    struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {.tv_nsec = UTIME_OMIT}};
+    struct data *data = file->data;
+    pthread_mutex_lock(&data->lock);
+    if (atime)
+        times[0] = file->atime = *atime;
+    if (mtime)
+        times[1] = file->mtime = *mtime;
+    file->ctime = clock_change();
+    pthread_mutex_unlock(&data->lock);
+    utimensat(data->directory, backing_name(file->number).text, times, AT_SYMLINK_NOFOLLOW);
+}
+
+void data_stat(struct data_file *file, struct stat *stat)
+{
+    pthread_mutex_lock(&file->data->lock);
+    stat->st_size = (off_t)file->size;
+    stat->st_blocks = (blkcnt_t)((file->size + 511) / 512);
+    stat->st_nlink = file->named;
+    stat->st_atim = file->atime;
+    stat->st_mtim = file->mtime;
+    stat->st_ctim = file->ctime;
+    pthread_mutex_unlock(&file->data->lock);
+}
+
+/* purge_some removes the names of some files; returns how many, and what file_leave told of each.
+ */
+static size_t purge_some(struct data *data, uint64_t *numbers, size_t most)
+{
+    size_t count = 0;
+    pthread_mutex_lock(&data->lock);
+    struct table_entry *entry = table_next(&data->by_name, NULL), *next;
+    for (; entry && count < most; entry = next) {
+        struct data_file *file = container_of(entry, struct data_file, by_name);
+        next = table_next(&data->by_name, entry);
+        state_delete_file(data->state, data->vm, file->number);
+        numbers[count++] = name_remove(file);
+    }
+    data->changed = clock_change();
+    pthread_mutex_unlock(&data->lock);
+    return count;
+}
+
+void data_purge(struct data *data)
+{
+    uint64_t numbers[256];
+    for (size_t count; (count = purge_some(data, numbers, 256));)
+        for (size_t i = 0; i < count; i++)
+            bytes_remove(data, numbers[i]);
+}
+
+void data_each(struct data *data, void (*each)(void *context, const struct data_file *file),
+               void *context)
+{
+    pthread_mutex_lock(&data->lock);
+    for (struct table_entry *entry = table_next(&data->by_name, NULL); entry;
+         entry = table_next(&data->by_name, entry))
+        each(context, container_of(entry, struct data_file, by_name));
+    pthread_mutex_unlock(&data->lock);
+}
+
+void data_usage(struct data *data, uint64_t *used_bytes, uint64_t *quota_bytes, uint64_t *files)
+{
+    pthread_mutex_lock(&data->lock);
+    *used_bytes = data->used_bytes;
+    *quota_bytes = data->quota_bytes;
+    *files = data->by_name.count;
+    pthread_mutex_unlock(&data->lock);
+}

@@ -1,0 +1,102 @@
+/*
+ * A VM's data/ files. The bytes lie as <state_dir>/data/<vm>/<file number>; the
+ * names, the sizes, the times and the quota are this table's. So no name that a
+ * guest chose ever reaches the host's file system, and a rename is one row.
+ *
+ * Thread-safe: `lock` guards a VM's table. Under it only the state's lock is
+ * taken, and no disk is waited for but to make an empty backing file.
+ *
+ * Functions return 0 or a positive errno unless they say otherwise.
+ */
+#ifndef VGPUFS_DATA_H
+#define VGPUFS_DATA_H
+
+#include "common/text.h"
+#include "state.h"
+#include "table.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/stat.h>
+
+/* Files that a VM may have at once; more is EDQUOT. Their names are kept in memory. */
+#define DATA_MAX_FILES 65536
+/* Open data files of one VM: each is a descriptor of the daemon, which all VMs share. */
+#define DATA_MAX_OPEN 512
+
+struct data {
+    pthread_mutex_t lock;
+    struct state *state;
+    unsigned vm;
+    _Atomic unsigned open_files;       /* of the guest; at most DATA_MAX_OPEN */
+    int directory;                     /* data/<vm>; -1 until the first file */
+    uint64_t next_file, reserved_file; /* numbers from next_file up to reserved_file are ours */
+    struct table by_name, by_number;
+    uint64_t used_bytes, quota_bytes;
+    struct timespec changed; /* of the directory */
+};
+
+/* A file. It lives while it has a name or somebody holds a reference. */
+struct data_file {
+    struct data *data;
+    struct table_entry by_name, by_number;
+    uint64_t number;
+    unsigned references; /* data->lock guards this and all below */
+    bool named;
+    bool replaced; /* it lost its name to another file */
+    uint64_t size;
+    struct timespec atime, mtime, ctime;
+    char *name; /* the last one, when it has none any more */
+};
+
+/* data_init reads the VM's files from the state. `next_file` as the state had it. */
+void data_init(struct data *data, struct state *state, unsigned vm, uint64_t next_file,
+               uint64_t quota_bytes);
+void data_finish(struct data *data);
+void data_set_quota(struct data *data, uint64_t quota_bytes);
+
+/* data_find and data_get return a reference, or NULL. */
+struct data_file *data_find(struct data *data, const char *name);
+struct data_file *data_get(struct data *data, uint64_t number);
+void data_unref(struct data_file *file);
+
+/* data_create: EEXIST with `exclusive`; else what is there. The caller gets a reference. */
+int data_create(struct data *data, const char *name, bool exclusive, struct data_file **file);
+int data_unlink(struct data *data, const char *name);
+/* data_rename replaces a file of the new name, unless `no_replace`: EEXIST. */
+int data_rename(struct data *data, const char *from, const char *to, bool no_replace);
+
+/* data_open_backing returns a descriptor for the file's bytes, or -1 with errno. */
+int data_open_backing(struct data_file *file, int flags);
+
+/*
+ * data_charge makes the file at least `end` bytes long as far as quota and stat(2) go; EDQUOT.
+ * Then the caller writes, and if that failed calls data_settle, which takes the size from the
+ * backing file again.
+ */
+int data_charge(struct data_file *file, uint64_t end);
+void data_settle(struct data_file *file, int descriptor);
+/* data_touch: the content has changed. */
+void data_touch(struct data_file *file);
+int data_truncate(struct data_file *file, uint64_t size);
+/* data_set_times: NULL leaves a time as it is. */
+void data_set_times(struct data_file *file, const struct timespec *atime,
+                    const struct timespec *mtime);
+/* data_stat fills size, blocks, links and times. */
+void data_stat(struct data_file *file, struct stat *stat);
+
+/* data_create_output makes a file without a name, for a job's output; a reference. */
+int data_create_output(struct data *data, struct data_file **file);
+/* data_install gives an output its name, replacing what had it. */
+int data_install(struct data_file *file, const char *name);
+
+/* data_purge removes all files. Open ones live on until they are closed. */
+void data_purge(struct data *data);
+/* data_each calls `each` under the lock, in no order. */
+void data_each(struct data *data, void (*each)(void *context, const struct data_file *file),
+               void *context);
+void data_usage(struct data *data, uint64_t *used_bytes, uint64_t *quota_bytes, uint64_t *files);
+
+#endif

@@ -1,0 +1,78 @@
+#include "events.h"
+
+#include "clock.h"
+#include "common/log.h"
+#include "job.h"
+#include "pool.h"
+#include "server.h"
+#include "vm.h"
+
+#include <inttypes.h>
+#include <pthread.h>
+#include <string.h>
+
+static pthread_mutex_t window_lock = PTHREAD_MUTEX_INITIALIZER; /* guards the three below */
+static uint64_t window_second;
+static unsigned window_lines, window_left_out;
+
+/* window_open: may one more line be written now? */
+static bool window_open(struct server *server)
+{
+    if (!atomic_load_explicit(&server->log_jobs, memory_order_relaxed))
+        return false;
+    unsigned left_out = 0;
+    pthread_mutex_lock(&window_lock);
+    uint64_t second = clock_now_us() / 1000000;
+    if (second != window_second) {
+        left_out = window_left_out;
+        window_second = second;
+        window_lines = window_left_out = 0;
+    }
+    bool open = window_lines < EVENTS_PER_SECOND;
+    if (open)
+        window_lines++;
+    else
+        window_left_out++;
+    pthread_mutex_unlock(&window_lock);
+    if (left_out)
+        log_info("%u more lines about jobs were left out", left_out);
+    return open;
+}
+
+static void job_line(struct server *server, const char *event, const struct job *job)
+{
+    if (window_open(server))
+        log_info("[%s] Pool %s: vm=%u, prio=%u, cmd=%s, job=%" PRIu64, event, job->pool->name,
+                 job->vm->id, job->queue.priority, job->workload->name, job->number);
+}
+
+void events_enqueued(struct server *server, const struct job *job)
+{
+    job_line(server, "ENQUEUE", job);
+}
+
+void events_processing(struct server *server, const struct job *job)
+{
+    job_line(server, "PROCESS", job);
+}
+
+void events_responded(struct server *server, const struct job *job)
+{
+    if (window_open(server))
+        log_info("[RESPONSE] Sent to vm%u: job=%" PRIu64 ", status=%s, run_us=%" PRIu64,
+                 job->vm->id, job->number, job_state_name(job_state(job)),
+                 job->started_us ? job->ended_us - job->started_us : 0);
+}
+
+void events_rejected(struct server *server, unsigned vm, const char *line, const char *text)
+{
+    if (!window_open(server))
+        return;
+    struct text escaped = {0};
+    text_printf(&escaped, "[REJECT] vm%u: \"", vm);
+    text_escape(&escaped, line, strlen(line), 200);
+    text_puts(&escaped, "\": ");
+    text_escape(&escaped, text, strlen(text), 600);
+    log_info("%s", escaped.failed ? "[REJECT]" : escaped.data);
+    text_finish(&escaped);
+}

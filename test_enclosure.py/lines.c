@@ -1,0 +1,112 @@
+#include "lines.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+void lines_finish(struct lines *lines)
+{
+    text_finish(&lines->pending);
+}
+
+bool line_is_ignored(const struct line *line)
+{
+    size_t blanks = 0;
+    while (blanks < line->size && (line->bytes[blanks] == ' ' || line->bytes[blanks] == '\t'))
+        blanks++;
+    return blanks == line->size || line->bytes[0] == '#';
+}
+
+/*
+ * batch_split cuts `bytes`, each newline of which becomes a NUL, into lines. Returns how many
+ * bytes belong to complete lines, or -1 if one of them is too long.
+ */
+static ssize_t batch_split(char *bytes, size_t size, bool newline, struct line *batch,
+                           size_t *count)
+{
+    size_t start = 0;
+    *count = 0;
+    for (char *end; (end = memchr(bytes + start, '\n', size - start));) {
+        struct line line = {
+            .bytes = bytes + start, .size = (size_t)(end - bytes) - start, .newline = newline};
+        if (line.size > LINES_MAX_LINE)
+            return -1;
+        *end = '\0';
+        if (!line_is_ignored(&line))
+            batch[(*count)++] = line;
+        start = (size_t)(end - bytes) + 1;
+    }
+    return size - start > LINES_MAX_LINE ? -1 : (ssize_t)start;
+}
+
+static size_t count_newlines(const char *bytes, size_t size)
+{
+    size_t count = 0;
+    for (const char *end = bytes + size; (bytes = memchr(bytes, '\n', (size_t)(end - bytes)));
+         bytes++)
+        count++;
+    return count;
+}
+
+/* lines_process hands over what `pending` completes, and keeps the rest of it. */
+static int lines_process(struct lines *lines, lines_accept_fn *accept, void *context)
+{
+    struct text *pending = &lines->pending;
+    size_t newlines = count_newlines(pending->data, pending->size);
+    if (newlines == 0)
+        return pending->size > LINES_MAX_LINE ? EFBIG : 0;
+    struct line *batch = calloc(newlines, sizeof(*batch));
+    if (!batch)
+        return ENOSPC;
+    size_t count;
+    ssize_t used = batch_split(pending->data, pending->size, !lines->flushing, batch, &count);
+    int error = used < 0 ? EFBIG : count ? accept(context, batch, count) : 0;
+    free(batch);
+    if (!error) {
+        size_t rest = pending->size - (size_t)used;
+        memmove(pending->data, pending->data + used, rest);
+        pending->size = rest;
+        pending->data[rest] = '\0';
+    }
+    return error;
+}
+
+/* lines_settle drops the buffer after an error, and a large one that is no longer needed. */
+static int lines_settle(struct lines *lines, int error)
+{
+    struct text *pending = &lines->pending;
+    if (error || pending->size == 0) {
+        text_finish(pending);
+    } else if (pending->capacity > 4 * LINES_MAX_LINE) {
+        struct text rest = {0};
+        text_append(&rest, pending->data, pending->size);
+        if (!rest.failed) {
+            text_finish(pending);
+            *pending = rest;
+        }
+    }
+    return error;
+}
+
+int lines_write(struct lines *lines, const char *bytes, size_t size, lines_accept_fn *accept,
+                void *context)
+{
+    if (size > LINES_MAX_BATCH)
+        return lines_settle(lines, EFBIG);
+    text_append(&lines->pending, bytes, size);
+    if (lines->pending.failed)
+        return lines_settle(lines, ENOSPC);
+    if (size == 0)
+        return 0;
+    return lines_settle(lines, lines_process(lines, accept, context));
+}
+
+int lines_flush(struct lines *lines, lines_accept_fn *accept, void *context)
+{
+    if (lines->pending.size == 0)
+        return 0;
+    lines->flushing = true;
+    int error = lines_write(lines, "\n", 1, accept, context);
+    lines->flushing = false;
+    return error;
+}

@@ -1,0 +1,508 @@
+#include "state.h"
+#include "state_internal.h"
+
+#include "clock.h"
+#include "common/log.h"
+#include "kill_point.h"
+#include "process.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* What guests may have the writer keep in memory while the disk refuses, and while it is slow. */
+#define MOST_REFUSED 16384
+#define MOST_WAITING 1000000
+/* How long what nobody waits for is collected. */
+#define LAZY_MS  50
+#define RETRY_US UINT64_C(1000000)
+
+/* timed_wait waits on the condition, at most until `due_us` of the monotonic clock. */
+static void timed_wait(pthread_cond_t *condition, pthread_mutex_t *lock, uint64_t due_us)
+{
+    struct timespec until = {.tv_sec = (time_t)(due_us / 1000000),
+                             .tv_nsec = (long)(due_us % 1000000) * 1000};
+    if (due_us == UINT64_MAX)
+        pthread_cond_wait(condition, lock);
+    else
+        pthread_cond_timedwait(condition, lock, &until);
+}
+
+/* Asking. */
+
+static uint64_t delay_us(const struct state *state, enum haste haste)
+{
+    if (haste == FIRM)
+        return 0;
+    if (haste == LAZY || state->durability == DURABILITY_NONE)
+        return LAZY_MS * 1000;
+    return state->durability == DURABILITY_GROUP ? state->group_ms * 1000 : 0;
+}
+
+/* hurry has the writer begin at `due_us` at the latest; the state is locked. */
+static void hurry(struct state *state, uint64_t due_us)
+{
+    if (due_us >= state->due_us)
+        return;
+    state->due_us = due_us;
+    pthread_cond_signal(&state->asked);
+}
+
+state_ticket change_ask(struct state *state, struct change *first, struct change *last,
+                        size_t count)
+{
+    enum haste haste = LAZY;
+    for (const struct change *change = first; change; change = change->next)
+        if (operation_haste(change->operation) > haste)
+            haste = operation_haste(change->operation);
+    uint64_t now = clock_now_us();
+    pthread_mutex_lock(&state->lock);
+    state_ticket ticket = state->newest += count;
+    if (first) {
+        *state->last = first;
+        state->last = &last->next;
+        state->waiting += count;
+        state->haste = haste > state->haste ? haste : state->haste;
+        hurry(state, now + delay_us(state, haste));
+    }
+    pthread_mutex_unlock(&state->lock);
+    KILL_POINT("asked");
+    return ticket;
+}
+
+/* Writing. */
+
+/* group_apply makes one transaction of the whole list. 0, or an errno and nothing was written. */
+static int group_apply(struct state *state, const struct change *group, bool full)
+{
+    struct change *stamp = change_stamp();
+    int failed = stamp ? 0 : -1;
+    if (!failed)
+        failed = database_sync(state, full);
+    if (!failed && sqlite3_exec(state->database, "BEGIN IMMEDIATE", NULL, NULL, NULL) != SQLITE_OK)
+        failed = -1;
+    KILL_POINT("group-begun");
+    if (!failed)
+        failed = change_apply(state, stamp);
+    for (; group && !failed; group = group->next)
+        failed = change_apply(state, group);
+    changes_free(stamp);
+    KILL_POINT("group-applied");
+    if (!failed && sqlite3_exec(state->database, "COMMIT", NULL, NULL, NULL) == SQLITE_OK) {
+        KILL_POINT("group-committed");
+        return 0;
+    }
+    int error = database_errno(state->database);
+    if (error != ENOSPC || !reserve_release(&state->reserve))
+        log_error(
+            "state: cannot write: %s: free space on the disk of state_dir or mend it; retrying",
+            sqlite3_errmsg(state->database));
+    else
+        error = EAGAIN;
+    sqlite3_exec(state->database, "ROLLBACK", NULL, NULL, NULL);
+    return error;
+}
+
+/* group_write tries again as long as there is room that was kept for this. */
+static int group_write(struct state *state, const struct change *group, bool full)
+{
+    int error;
+    pthread_mutex_lock(&state->database_lock);
+    do {
+        error = group_apply(state, group, full);
+    } while (error == EAGAIN);
+    pthread_mutex_unlock(&state->database_lock);
+    if (!error)
+        reserve_refill(&state->reserve);
+    return error;
+}
+
+/* writer_wait waits until there is something to write. False at the end. */
+static bool writer_wait(struct state *state)
+{
+    for (;;) {
+        pulse_answer(&state->writer_pulse);
+        bool work = state->first || state->wanted > state->durable;
+        if (state->stopping)
+            return state->first != NULL;
+        if (work && clock_now_us() >= state->due_us)
+            return true;
+        if (!work) /* or who asks next would not wake us */
+            state->due_us = UINT64_MAX;
+        timed_wait(&state->asked, &state->lock, state->due_us);
+    }
+}
+
+/* writer_pause waits a second, or until the state is to be closed, before the next attempt. */
+static void writer_pause(struct state *state)
+{
+    uint64_t until = clock_now_us() + RETRY_US;
+    while (!state->stopping && clock_now_us() < until)
+        timed_wait(&state->asked, &state->lock, until);
+}
+
+static void *writer_run(void *argument)
+{
+    struct state *state = argument;
+    pthread_mutex_lock(&state->lock);
+    thread_name("state", "write");
+    while (writer_wait(state)) {
+        struct change *group = state->first, **end = state->last;
+        state_ticket ticket = state->newest;
+        /* An attempt that began before the close may have met a disk that has room again. */
+        bool last_attempt = state->stopping;
+        enum haste haste = state->haste;
+        bool full = last_attempt || haste == FIRM || state->wanted > state->durable ||
+                    (haste == JOURNAL && state->durability != DURABILITY_NONE);
+        state->first = NULL;
+        state->last = &state->first;
+        state->due_us = UINT64_MAX;
+        state->haste = LAZY;
+        pthread_mutex_unlock(&state->lock);
+        int error = group_write(state, group, full);
+        size_t written = 0;
+        if (!error) {
+            bytes_remove(state, group);
+            written = changes_free(group);
+        }
+        pthread_mutex_lock(&state->lock);
+        state->failure = error;
+        state->waiting -= written;
+        if (!error) {
+            state->stored = ticket;
+            state->durable = full ? ticket : state->durable;
+        } else { /* back in front of what came meanwhile */
+            if (group) {
+                *end = state->first;
+                state->last = state->first ? state->last : end;
+                state->first = group;
+            }
+            state->haste = haste > state->haste ? haste : state->haste;
+            state->due_us = 0;
+        }
+        pthread_cond_broadcast(&state->written);
+        if (error && last_attempt)
+            break;
+        if (error)
+            writer_pause(state);
+    }
+    pthread_mutex_unlock(&state->lock);
+    return NULL;
+}
+
+/* Waiting. */
+
+/* want has the writer sync what is up to the ticket; the state is locked. */
+static void want(struct state *state, state_ticket ticket)
+{
+    if (ticket <= state->durable || ticket <= state->wanted)
+        return;
+    state->wanted = ticket;
+    hurry(state, 0);
+}
+
+int state_wait(struct state *state, state_ticket ticket)
+{
+    pthread_mutex_lock(&state->lock);
+    want(state, ticket);
+    while (state->durable < ticket && !state->failure)
+        pthread_cond_wait(&state->written, &state->lock);
+    int error = state->durable >= ticket ? 0 : state->failure;
+    pthread_mutex_unlock(&state->lock);
+    return error;
+}
+
+/* waiter_is_due: is there nothing more to wait for? Then *error is its answer. */
+static bool waiter_is_due(const struct state *state, const struct state_waiter *waiter, int *error)
+{
+    *error = 0;
+    if (waiter->ticket <= (waiter->stored ? state->stored : state->durable))
+        return true;
+    *error = state->failure ? state->failure : EIO;
+    return state->giving_up || (state->failure && !waiter->patient);
+}
+
+bool state_when(struct state *state, struct state_waiter *waiter, int *error)
+{
+    pthread_mutex_lock(&state->lock);
+    if (!waiter->stored)
+        want(state, waiter->ticket);
+    bool waits = !waiter_is_due(state, waiter, error);
+    if (waits) {
+        waiter->next = state->waiters;
+        state->waiters = waiter;
+    }
+    pthread_mutex_unlock(&state->lock);
+    return waits;
+}
+
+/* due_take takes those off the list that are to be told; their error goes into `ticket`. */
+static struct state_waiter *due_take(struct state *state)
+{
+    struct state_waiter *due = NULL, **link = &state->waiters;
+    while (*link) {
+        struct state_waiter *waiter = *link;
+        int error;
+        if (!waiter_is_due(state, waiter, &error)) {
+            link = &waiter->next;
+            continue;
+        }
+        *link = waiter->next;
+        waiter->ticket = (state_ticket)error;
+        waiter->next = due; /* the list is newest first: this turns it round */
+        due = waiter;
+    }
+    return due;
+}
+
+/* The announcer calls back who waits, while the writer goes on with the next group. */
+static void *announcer_run(void *argument)
+{
+    struct state *state = argument;
+    pthread_mutex_lock(&state->lock);
+    thread_name("state", "tell");
+    for (;;) {
+        pulse_answer(&state->announcer_pulse);
+        struct state_waiter *due = due_take(state);
+        if (!due && state->stopping)
+            break;
+        if (!due) {
+            pthread_cond_wait(&state->written, &state->lock);
+            continue;
+        }
+        state->announcing = true;
+        pthread_mutex_unlock(&state->lock);
+        KILL_POINT("announcing");
+        for (struct state_waiter *next; due; due = next) {
+            next = due->next;
+            due->done(due, (int)due->ticket);
+        }
+        KILL_POINT("announced");
+        pthread_mutex_lock(&state->lock);
+        state->announcing = false;
+        pthread_cond_broadcast(&state->written);
+    }
+    pthread_mutex_unlock(&state->lock);
+    return NULL;
+}
+
+void state_settle(struct state *state)
+{
+    /* What is told may ask for more. */
+    while (state_wait(state, state_now(state)) == 0) {
+        pthread_mutex_lock(&state->lock);
+        bool quiet = !state->waiters && !state->announcing && state->durable == state->newest;
+        if (!quiet)
+            pthread_cond_broadcast(&state->written);
+        if (!quiet && (state->waiters || state->announcing))
+            pthread_cond_wait(&state->written, &state->lock);
+        pthread_mutex_unlock(&state->lock);
+        if (quiet)
+            break;
+    }
+    pthread_mutex_lock(&state->lock);
+    state->giving_up = true;
+    pthread_cond_broadcast(&state->written);
+    while (state->waiters || state->announcing)
+        pthread_cond_wait(&state->written, &state->lock);
+    pthread_mutex_unlock(&state->lock);
+}
+
+void state_ask(struct state *state)
+{
+    pulse_ask(&state->writer_pulse);
+    pulse_ask(&state->announcer_pulse);
+    pthread_mutex_lock(&state->lock);
+    pthread_cond_signal(&state->asked);
+    pthread_cond_broadcast(&state->written);
+    pthread_mutex_unlock(&state->lock);
+}
+
+bool state_is_silent(const struct state *state)
+{
+    return pulse_is_missing(&state->writer_pulse) || pulse_is_missing(&state->announcer_pulse);
+}
+
+bool state_is_behind(struct state *state)
+{
+    pthread_mutex_lock(&state->lock);
+    bool behind = state->waiting >= (state->failure ? MOST_REFUSED : MOST_WAITING);
+    pthread_mutex_unlock(&state->lock);
+    return behind;
+}
+
+bool state_is_failing(struct state *state)
+{
+    pthread_mutex_lock(&state->lock);
+    bool failing = state->failure != 0;
+    pthread_mutex_unlock(&state->lock);
+    return failing;
+}
+
+state_ticket state_now(struct state *state)
+{
+    pthread_mutex_lock(&state->lock);
+    state_ticket ticket = state->newest;
+    pthread_mutex_unlock(&state->lock);
+    return ticket;
+}
+
+void state_set_durability(struct state *state, enum config_durability durability, uint64_t group_ms)
+{
+    pthread_mutex_lock(&state->lock);
+    state->durability = durability;
+    state->group_ms = group_ms;
+    pthread_mutex_unlock(&state->lock);
+}
+
+bool state_jobs_are_synced(struct state *state)
+{
+    pthread_mutex_lock(&state->lock);
+    bool synced = state->durability == DURABILITY_SYNC;
+    pthread_mutex_unlock(&state->lock);
+    return synced;
+}
+
+int state_data_dir(const struct state *state)
+{
+    return state->data_dir;
+}
+
+/* Opening. */
+
+/* directory_open makes the folder if it is missing. */
+static int directory_open(int at, const char *path)
+{
+    if (mkdirat(at, path, 0700) < 0 && errno != EEXIST)
+        return -1;
+    return openat(at, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+}
+
+/* directory_lock returns state_dir as a descriptor, with its lock held by the state. */
+static int directory_lock(struct state *state, const char *state_dir, struct text *error)
+{
+    int directory = directory_open(AT_FDCWD, state_dir);
+    if (directory < 0) {
+        text_printf(error, "cannot use state_dir %s: %s: create it or name another", state_dir,
+                    strerror(errno));
+        return -1;
+    }
+    state->lock_fd = openat(directory, "lock", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (state->lock_fd < 0) {
+        text_printf(error, "cannot write in state_dir %s: %s", state_dir, strerror(errno));
+    } else if (flock(state->lock_fd, LOCK_EX | LOCK_NB) < 0) {
+        text_printf(error, "another vgpufs uses state_dir %s: stop it or name another state_dir",
+                    state_dir);
+    } else {
+        return directory;
+    }
+    close(directory);
+    return -1;
+}
+
+/* rooms_open opens what lies in state_dir. */
+static int rooms_open(struct state *state, int directory, const char *state_dir, struct text *error)
+{
+    /* First the database: when it is damaged it takes data/ with it. */
+    if (database_open(state, state_dir, error) < 0)
+        return -1;
+    state->data_dir = directory_open(directory, "data");
+    if (state->data_dir < 0) {
+        text_printf(error, "cannot write in state_dir %s: %s", state_dir, strerror(errno));
+        return -1;
+    }
+    reserve_open(&state->reserve, directory);
+    return 0;
+}
+
+static int threads_start(struct state *state, struct text *error)
+{
+    state->has_writer = pthread_create(&state->writer, NULL, writer_run, state) == 0;
+    state->has_announcer = pthread_create(&state->announcer, NULL, announcer_run, state) == 0;
+    if (state->has_writer && state->has_announcer)
+        return 0;
+    text_puts(error, "cannot start the threads that write the state");
+    return -1;
+}
+
+static struct state *state_make(void)
+{
+    struct state *state = calloc(1, sizeof(*state));
+    pthread_condattr_t monotonic;
+    if (!state)
+        return NULL;
+    state->lock_fd = state->data_dir = state->reserve.file = -1;
+    state->last = &state->first;
+    state->due_us = UINT64_MAX;
+    pthread_mutex_init(&state->database_lock, NULL);
+    pthread_mutex_init(&state->reader_lock, NULL);
+    pthread_mutex_init(&state->reserve.lock, NULL);
+    pthread_mutex_init(&state->lock, NULL);
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&state->asked, &monotonic);
+    pthread_cond_init(&state->written, NULL);
+    pthread_condattr_destroy(&monotonic);
+    return state;
+}
+
+struct state *state_open(const char *state_dir, struct text *error)
+{
+    struct state *state = state_make();
+    if (!state) {
+        text_puts(error, "no memory");
+        return NULL;
+    }
+    int directory = directory_lock(state, state_dir, error);
+    int result = directory < 0 ? -1 : rooms_open(state, directory, state_dir, error);
+    if (directory >= 0)
+        close(directory);
+    if (result == 0 && threads_start(state, error) == 0)
+        return state;
+    state_close(state);
+    return NULL;
+}
+
+static void threads_stop(struct state *state)
+{
+    pthread_mutex_lock(&state->lock);
+    state->stopping = state->giving_up = true;
+    pthread_cond_signal(&state->asked);
+    pthread_mutex_unlock(&state->lock);
+    if (state->has_writer)
+        pthread_join(state->writer, NULL);
+    pthread_mutex_lock(&state->lock);
+    pthread_cond_broadcast(&state->written);
+    pthread_mutex_unlock(&state->lock);
+    if (state->has_announcer)
+        pthread_join(state->announcer, NULL);
+}
+
+void state_close(struct state *state)
+{
+    if (!state)
+        return;
+    if (state->has_writer) { /* stamps that were given out since the last group was written */
+        struct change *stamp = change_stamp();
+        change_ask(state, stamp, stamp, 1);
+    }
+    threads_stop(state);
+    changes_free(state->first);
+    database_close(state);
+    reserve_close(&state->reserve);
+    if (state->data_dir >= 0)
+        close(state->data_dir);
+    if (state->lock_fd >= 0)
+        close(state->lock_fd);
+    pthread_cond_destroy(&state->written);
+    pthread_cond_destroy(&state->asked);
+    pthread_mutex_destroy(&state->lock);
+    pthread_mutex_destroy(&state->reserve.lock);
+    pthread_mutex_destroy(&state->reader_lock);
+    pthread_mutex_destroy(&state->database_lock);
+    free(state);
+}

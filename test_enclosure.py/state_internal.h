@@ -1,0 +1,149 @@
+/*
+ * What the files of the state room (state*.c) share; nobody else includes it.
+ */
+#ifndef VGPUFS_STATE_INTERNAL_H
+#define VGPUFS_STATE_INTERNAL_H
+
+#include "pulse.h"
+#include "state.h"
+
+#include <pthread.h>
+#include <sqlite3.h>
+
+enum operation {
+    PUT_JOB_NUMBERS,
+    PUT_FILE_NUMBERS,
+    PUT_IDENTITY,
+    PUT_FILE,
+    DELETE_FILE,
+    PUT_EXECUTOR,
+    DELETE_EXECUTOR,
+    PUT_CHANGE_TIME,
+    PUT_JOB,
+    PUT_DIRECTORY,
+    START_JOB,
+    UNSTART_JOB,
+    RERUN_JOB,
+    CANCEL_JOB,
+    END_JOB,
+    PUT_RESULT,
+    READ_JOB,
+    RENEW_JOB,
+    MOVE_JOB,
+    HIDE_JOB,
+    DELETE_JOB,
+    DELETE_RESULT,
+    PUT_REJECTION,
+    PUT_REFUSED_REQUEST,
+    PUT_VM_HELD,
+    PUT_POOL_HELD,
+    PUT_DRAINING,
+    OPERATION_COUNT,
+    REMOVE_BYTES = OPERATION_COUNT, /* not of the database: done after the commit */
+};
+
+/* How soon a change is written, and whether the disk is waited for then. */
+enum haste {
+    LAZY,    /* with whatever comes next, or after a while; not synced */
+    JOURNAL, /* as `durability` says */
+    FIRM,    /* at once, and synced */
+};
+
+enum value_kind { VALUE_NULL, VALUE_NUMBER, VALUE_BYTES };
+
+struct value {
+    enum value_kind kind;
+    uint64_t number; /* or how many bytes */
+    const char *bytes;
+};
+
+struct change {
+    struct change *next;
+    enum operation operation;
+    unsigned count;
+    struct blob *blob; /* a reference, bound behind the values; NULL: NULL is bound there */
+    struct value values[];
+};
+
+struct reserve {
+    pthread_mutex_t lock; /* guards all below */
+    int file;             /* -1: it cannot be made */
+    bool unsupported;     /* no fallocate(2) here: room is looked for, not kept */
+    bool released;        /* it is shorter than it should be */
+    uint64_t size, wanted;
+};
+
+struct state {
+    /*
+     * Held over a transaction or a load: the connection has no locks of its own. The first of two
+     * locks; a load's callback may ask.
+     */
+    pthread_mutex_t database_lock;
+    sqlite3 *database;
+    sqlite3_stmt *prepared[OPERATION_COUNT];
+    bool syncing; /* the connection's synchronous=FULL */
+    /* Results are read by a connection of its own, which no transaction holds up. */
+    pthread_mutex_t reader_lock;
+    sqlite3 *reader;
+    sqlite3_stmt *read_result;
+    int lock_fd, data_dir;
+    struct reserve reserve;
+    pthread_t writer, announcer;
+    bool has_writer, has_announcer;
+    struct pulse writer_pulse, announcer_pulse;
+    pthread_mutex_t lock; /* guards all below */
+    pthread_cond_t asked, written;
+    struct change *first, **last;
+    enum config_durability durability;
+    uint64_t group_ms;
+    uint64_t due_us;      /* when the next group is to be written; UINT64_MAX: nothing is asked */
+    enum haste haste;     /* of what is asked for: the greatest */
+    state_ticket newest;  /* given out */
+    state_ticket stored;  /* in the database: it survives the end of this process */
+    state_ticket durable; /* on the disk */
+    state_ticket wanted;  /* what somebody waits for to be on the disk */
+    int failure;          /* errno of the last attempt to write, 0 if it succeeded */
+    size_t waiting;       /* changes that were asked for and are not stored */
+    struct state_waiter *waiters;
+    bool announcing; /* waiters are being told, without the lock */
+    bool stopping, giving_up;
+};
+
+/* Changes (state_changes.c). change_apply: 0, or -1 and the database knows why. */
+enum haste operation_haste(enum operation operation);
+const char *operation_sql(enum operation operation);
+/* change_ask queues a list of changes, which it owns from then on; NULL: there was no memory. */
+state_ticket change_ask(struct state *state, struct change *first, struct change *last,
+                        size_t count);
+int change_apply(struct state *state, const struct change *change);
+struct change *change_stamp(void);
+/* changes_free returns how many there were. */
+size_t changes_free(struct change *first);
+void bytes_remove(const struct state *state, const struct change *group);
+
+/* The database (state_database.c). */
+int database_open(struct state *state, const char *state_dir, struct text *error);
+void database_close(struct state *state);
+/* database_errno: of the statement that failed last. */
+int database_errno(sqlite3 *database);
+/* database_sync chooses whether commits wait for the disk. */
+int database_sync(struct state *state, bool full);
+int rows_each(struct state *state, const char *query, uint64_t first, uint64_t last,
+              void (*row)(sqlite3_stmt *statement, void *context), void *context);
+uint64_t column_number(sqlite3_stmt *statement, int column);
+
+/* Room on the disk (state_room.c). */
+void reserve_open(struct reserve *reserve, int directory);
+void reserve_close(struct reserve *reserve);
+/* reserve_release gives some of what is kept to whoever writes next. False if nothing is left. */
+bool reserve_release(struct reserve *reserve);
+/* reserve_refill takes back what of that was not needed. */
+void reserve_refill(struct reserve *reserve);
+
+/* A job's key in the tables: the VM's number and its own. */
+static inline uint64_t job_id(unsigned vm, uint64_t number)
+{
+    return (uint64_t)vm << 40 | number;
+}
+
+#endif

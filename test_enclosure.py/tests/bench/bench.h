@@ -1,0 +1,85 @@
+/*
+ * What the benches share: the clock, samples, figures with their goals, and the
+ * folder that a run works in.
+ *
+ * A figure is printed when it is measured, beside its goal; nothing here judges
+ * more than that, and no bench fails on a time. What does not work at all ends
+ * the program with one line on standard error.
+ *
+ * Not thread-safe unless it says so: a bench measures from one thread, or adds
+ * up what its threads have found.
+ */
+#ifndef BENCH_H
+#define BENCH_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/types.h>
+
+struct bench_setup {
+    const char *vgpufs, *executor; /* the programs that are measured */
+    const char *floor, *queue;     /* helpers: the empty filesystem, the queue by itself */
+    bool json, smoke;              /* smoke: a few rounds of each, to see that it works */
+};
+extern struct bench_setup bench_setup;
+
+/* bench_scale: how often, in a whole run and in one that only looks whether it works. */
+size_t bench_scale(size_t whole, size_t smoke);
+
+double bench_now_us(void);
+void bench_sleep_ms(unsigned ms);
+
+/* These print "vgpufs-bench: …", clean up and exit. Thread-safe. */
+__attribute__((noreturn)) void bench_die(const char *what); /* with errno */
+__attribute__((noreturn, format(printf, 1, 2))) void bench_fail(const char *format, ...);
+
+/* The folder of this run, made by bench_open on TMPDIR's filesystem, removed by bench_close. */
+void bench_open(void);
+void bench_close(void);
+/* bench_path: a path in that folder; the storage is the thread's and holds the last eight. */
+__attribute__((format(printf, 1, 2))) const char *bench_path(const char *format, ...);
+
+/* Times, or other numbers. Freed by samples_finish. */
+struct samples {
+    double *values;
+    size_t count, room;
+    bool sorted;
+};
+void samples_add(struct samples *samples, double value);
+/* samples_at: the value below which `part` of them lie; 0.5 is the median. */
+double samples_at(struct samples *samples, double part);
+void samples_finish(struct samples *samples);
+
+enum goal {
+    GOAL_NONE, /* only reported */
+    GOAL_AT_MOST,
+    GOAL_AT_LEAST,
+};
+void figure(const char *name, double value, const char *unit, enum goal goal, double limit);
+/* figure_spread reports p50, p99 and p99.9. */
+void figure_spread(const char *name, struct samples *samples, const char *unit);
+/* figure_note says in words what the figures above cannot; `name` of a peer that is missing. */
+__attribute__((format(printf, 1, 2))) void figure_note(const char *format, ...);
+void figures_begin(const char *bench);
+void figures_end(void); /* prints what --json asks for */
+
+/* A bench: a row of the table in README.md. */
+struct bench {
+    const char *name, *help;
+    void (*run)(void);
+};
+void bench_latency(void);
+void bench_submit(void);
+void bench_durable(void);
+void bench_through(void);
+void bench_growth(void);
+void bench_readers(void);
+void bench_stats(void);
+void bench_idle(void);
+void bench_data(void);
+void bench_vector(void);
+void bench_library(void);
+void bench_start(void);
+void bench_curves(void);
+
+#endif

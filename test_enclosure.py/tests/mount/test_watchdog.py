@@ -1,0 +1,134 @@
+"""What the service manager is told, and that the watchdog is fed while every loop answers only."""
+import ctypes
+import os
+import re
+import select
+import signal
+import socket
+import time
+
+import pytest
+
+from harness import FACTOR, Vgpufs, read_file
+
+# ptrace(2) stops one thread, as a deadlock would, and lets the others run.
+PTRACE_SEIZE, PTRACE_INTERRUPT, PTRACE_DETACH = 0x4206, 0x4207, 17
+INTERVAL = 0.25 * FACTOR  # a quarter of WATCHDOG_USEC: the daemon looks so often
+
+
+class Watched(Vgpufs):
+    """A daemon whose words to the service manager are heard."""
+
+
+    watchdog = {"WATCHDOG_USEC": str(int(4 * INTERVAL * 1e6))}
+
+    def environment(self):
+        return dict(super().environment(), **self.watchdog)
+
+    def await_ready(self, notify):
+        self.notify = notify.dup()
+        super().await_ready(notify)
+
+    def hear(self, seconds):
+        """What comes within that time."""
+        heard, deadline = [], time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            if select.select([self.notify], [], [], left)[0]:
+                heard += self.notify.recv(4096).decode().split("\n")
+        return heard
+
+    def wait_for(self, *wanted):
+        """Until each of these expressions has been heard, in this order. Returns all lines."""
+        heard, wanted, deadline = [], list(wanted), time.monotonic() + 60 * FACTOR
+        while wanted:
+            assert time.monotonic() < deadline, (wanted, heard)
+            for line in self.hear(INTERVAL / 4):
+                heard.append(line)
+                if wanted and re.fullmatch(wanted[0], line):
+                    wanted.pop(0)
+        return heard
+
+
+class Stopped:
+    """Threads of the daemon whose name begins so do not run."""
+
+    def __init__(self, daemon, name):
+        self.threads = [int(thread) for thread in os.listdir(f"/proc/{daemon.pid}/task")
+                        if read_file(f"/proc/{daemon.pid}/task/{thread}/comm").decode()
+                        .startswith(name)]
+        assert self.threads, name
+
+    def trace(self, request, thread):
+        trace = ctypes.CDLL(None, use_errno=True).ptrace
+        trace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+        assert trace(request, thread, None, None) == 0, os.strerror(ctypes.get_errno())
+
+    def __enter__(self):
+        for thread in self.threads:
+            self.trace(PTRACE_SEIZE, thread)
+            self.trace(PTRACE_INTERRUPT, thread)
+            os.waitpid(thread, 0x40000000)  # __WALL
+        return self
+
+    def __exit__(self, *exception):
+        for thread in self.threads:
+            self.trace(PTRACE_DETACH, thread)
+
+
+@pytest.fixture
+def watched():
+    daemon = Watched()
+    daemon.start()
+    yield daemon
+    daemon.close()
+
+
+def test_what_the_manager_is_told(watched):
+    heard = watched.wait_for("WATCHDOG=1", "WATCHDOG=1", "WATCHDOG=1")
+    assert "STATUS=0 jobs queued, 0 running" in heard
+    watched.ctl("hold A")
+    watched.vm(3).submit("NOP", "NOP")
+    watched.wait_for("STATUS=2 jobs queued, 0 running")
+    watched.kill(signal.SIGHUP)
+    heard = watched.wait_for("RELOADING=1", "READY=1", "WATCHDOG=1")
+    watched.kill(signal.SIGTERM)
+    watched.wait_for("STOPPING=1")
+    assert watched.wait_end() == 0
+
+
+@pytest.mark.parametrize("thread, words", [
+    ("pool B", "B"), ("state write", "the journal"), ("state tell", "the journal"),
+    ("interrupts", "the thread that answers interrupts"), ("nfs wait", "the thread that ends .*"),
+    ("mount", "a thread that serves the mount")])
+def test_a_loop_that_hangs(watched, thread, words):
+    named = False
+    while not named:
+        watched.wait_for("WATCHDOG=1", "WATCHDOG=1")
+        with Stopped(watched, thread):
+            watched.hear(6 * INTERVAL)  # what was under way
+            heard = watched.hear(3 * INTERVAL)
+            assert "WATCHDOG=1" not in heard
+            # Who was stopped with a lock in its hands stops who asks, too: then nothing is said.
+            named = any(re.fullmatch(f"STATUS=.*; no answer from: {words}", line) for line in heard)
+    watched.wait_for("WATCHDOG=1", r"STATUS=\d+ jobs queued, \d+ running", "WATCHDOG=1")
+    assert re.search(f"watchdog: no answer from: {words}\n", watched.log())
+    assert watched.vm(3).run("NOP").header["status"] == "done"
+
+
+def test_a_manager_that_does_not_watch():
+    """It is told nothing all the time."""
+    daemon = Watched()
+    daemon.watchdog = {}
+    try:
+        daemon.start()
+        assert daemon.vm(3).run("NOP").header["status"] == "done"
+        assert not daemon.hear(INTERVAL)
+    finally:
+        daemon.close()
+
+
+def test_threads_have_names(vgpufs):
+    daemon = vgpufs()
+    names = {read_file(f"/proc/{daemon.pid}/task/{thread}/comm").decode().strip()
+             for thread in os.listdir(f"/proc/{daemon.pid}/task")}
+    assert {"pool A", "pool B", "state write", "interrupts"} <= names, names

@@ -1,0 +1,878 @@
+/*
+ * config: every kind of mistake with its exact message, the contract's defaults, what overrides
+ * what, what a reload may not change, and a few thousand damaged copies of the sample.
+ */
+#include "config.h"
+
+#include <limits.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+/* cmocka.h needs some of the above */
+#include <cmocka.h>
+
+#define MANY_LINES 120000
+
+static struct config *parse_as(const char *content, bool plain_user)
+{
+    struct text error = {0};
+    struct config *config = config_parse(content, "t.conf", plain_user, &error);
+    if (!config)
+        print_error("refused: %s\n", error.data);
+    assert_non_null(config);
+    text_finish(&error);
+    return config;
+}
+
+static struct config *parse(const char *content)
+{
+    return parse_as(content, false);
+}
+
+static void assert_refused_as(const char *content, bool plain_user, const char *message)
+{
+    struct text error = {0};
+    struct config *config = config_parse(content, "t.conf", plain_user, &error);
+    assert_null(config);
+    assert_string_equal(error.data, message);
+    text_finish(&error);
+}
+
+static void assert_refused(const char *content, const char *message)
+{
+    assert_refused_as(content, false, message);
+}
+
+static void test_defaults(void **state)
+{
+    (void)state;
+    struct config *config = parse("");
+    assert_string_equal(config->mountpoint, "/mnt/vgpu");
+    assert_string_equal(config->state_dir, "/var/lib/vgpufs");
+    assert_int_equal(config->durability, DURABILITY_SYNC);
+    assert_int_equal(config->on_restart, ON_RESTART_RERUN);
+    assert_int_equal(config->max_reruns, 3);
+    assert_int_equal(config->stop_timeout_ms, 10000);
+    assert_int_equal(config->stats_log_interval_ms, 60000);
+    assert_int_equal(config->log_level, LOG_LEVEL_INFO);
+    assert_true(config->log_jobs);
+    assert_int_equal(config->stats_mode, 0444);
+    assert_int_equal(config->nfs_hold_ms, 20000);
+    assert_int_equal(config->nfs_threads, 32);
+    assert_int_equal(config->nfs_waiting_per_vm, 4);
+    assert_int_equal(config->uid_base, 20000);
+    assert_int_equal(config->vm_count, 10);
+    for (unsigned i = 0; i < 10; i++) {
+        const struct config_vm *vm = &config->vms[i];
+        assert_int_equal(vm->id, i + 1);
+        assert_int_equal(vm->fixed_pool, -1);
+        assert_int_equal(vm->fixed_priority, -1);
+        assert_int_equal(vm->allowed_pools, 3);
+        assert_int_equal(vm->max_priority, 2);
+        assert_false(vm->identity_required);
+        assert_int_equal(vm->uid, 20001 + i);
+        assert_null(vm->address);
+        assert_int_equal(vm->max_queued, 64);
+        assert_int_equal(vm->max_jobs, 2048);
+        assert_int_equal(vm->max_running, 0);
+        assert_int_equal(vm->device_share_percent, 100);
+        assert_int_equal(vm->max_crashes, 5);
+        assert_int_equal(vm->data_quota_bytes, 1 << 30);
+        assert_int_equal(vm->retain_jobs, 1024);
+        assert_int_equal(vm->retain_for_ms, 3600 * 1000);
+    }
+    assert_int_equal(config->pool_count, 2);
+    for (size_t i = 0; i < 2; i++) {
+        const struct config_pool *pool = &config->pools[i];
+        assert_string_equal(pool->name, i ? "B" : "A");
+        assert_string_equal(pool->backend, "auto");
+        assert_string_equal(pool->device, "0");
+        assert_int_equal(pool->slots, 1);
+        assert_string_equal(pool->executor, "vgpu-executor");
+        assert_int_equal(pool->order, ORDER_FIFO);
+        assert_int_equal(pool->max_wait_ms, 0);
+        assert_int_equal(pool->max_queued, 10000);
+        assert_int_equal(pool->max_run_ms, 60000);
+        assert_int_equal(pool->max_result_bytes, 1 << 20);
+        assert_true(pool->sandbox);
+        assert_int_equal(pool->host_memory_bytes, 0);
+        assert_int_equal(pool->max_processes, 4096);
+        assert_true(pool->scrub);
+        assert_int_equal(pool->device_memory_bytes, 0);
+        assert_int_equal(pool->mps_percent, 0);
+    }
+    config_destroy(config);
+    config_destroy(NULL);
+}
+
+static void test_every_key(void **state)
+{
+    (void)state;
+    struct config *config = parse("[vgpufs]\n"
+                                  "mountpoint = /a/\n"
+                                  "state_dir = /b\n"
+                                  "vms = 5, 1-3\t65535\n"
+                                  "durability = group  50ms\n"
+                                  "on_restart = fail\n"
+                                  "max_reruns = 7\n"
+                                  "stop_timeout = 1.5s\n"
+                                  "stats_log_interval = 0\n"
+                                  "log_level = debug\n"
+                                  "log_jobs = no\n"
+                                  "stats_mode = 0440\n"
+                                  "[nfs]\n"
+                                  "hold = 2s\n"
+                                  "threads = 9\n"
+                                  "waiting_per_vm = 3\n"
+                                  "[defaults]\n"
+                                  "uid_base = 30000\n"
+                                  "[vm 7]\n"
+                                  "pool = C\n"
+                                  "priority = 1\n"
+                                  "pools = C A\n"
+                                  "max_priority = 1\n"
+                                  "identity = required\n"
+                                  "max_queued = 1\n"
+                                  "max_jobs = 2\n"
+                                  "max_running = 3\n"
+                                  "device_share = 25%\n"
+                                  "max_crashes = 0\n"
+                                  "data_quota = 512M\n"
+                                  "retain_jobs = 4\n"
+                                  "retain_for = 2d\n"
+                                  "uid = 1234\n"
+                                  "address = 2001:db8::7\n"
+                                  "[pool C]\n"
+                                  "backend = cuda\n"
+                                  "device = MIG-0ab1-2\n"
+                                  "slots = 7\n"
+                                  "executor = ssh -o 'User x' gpu vgpu-executor\n"
+                                  "order = fair\n"
+                                  "max_wait = 90\n"
+                                  "max_queued = 5\n"
+                                  "max_run = 1h\n"
+                                  "max_result = 64K\nsandbox = no\nhost_memory = 3G\nmax_processes "
+                                  "= 77\nscrub = no\ndevice_memory = 2G\n"
+                                  "mps_percent = 25%\n");
+    assert_string_equal(config->mountpoint, "/a");
+    assert_string_equal(config->state_dir, "/b");
+    assert_int_equal(config->durability, DURABILITY_GROUP);
+    assert_int_equal(config->group_ms, 50);
+    assert_int_equal(config->on_restart, ON_RESTART_FAIL);
+    assert_int_equal(config->max_reruns, 7);
+    assert_int_equal(config->stop_timeout_ms, 1500);
+    assert_int_equal(config->stats_log_interval_ms, 0);
+    assert_int_equal(config->log_level, LOG_LEVEL_DEBUG);
+    assert_false(config->log_jobs);
+    assert_int_equal(config->stats_mode, 0440);
+    assert_int_equal(config->nfs_hold_ms, 2000);
+    assert_int_equal(config->nfs_threads, 9);
+    assert_int_equal(config->nfs_waiting_per_vm, 3);
+    static const unsigned ids[] = {1, 2, 3, 5, 7, 65535};
+    assert_int_equal(config->vm_count, 6);
+    for (size_t i = 0; i < 6; i++)
+        assert_int_equal(config->vms[i].id, ids[i]);
+    assert_int_equal(config_find_vm(config, 65535)->uid, 95535);
+    assert_null(config_find_vm(config, 4));
+    const struct config_vm *vm = config_find_vm(config, 7);
+    assert_int_equal(vm->fixed_pool, 2);
+    assert_int_equal(vm->fixed_priority, 1);
+    assert_int_equal(vm->allowed_pools, 5);
+    assert_int_equal(vm->max_priority, 1);
+    assert_true(vm->identity_required);
+    assert_int_equal(vm->max_queued, 1);
+    assert_int_equal(vm->max_jobs, 2);
+    assert_int_equal(vm->max_running, 3);
+    assert_int_equal(vm->device_share_percent, 25);
+    assert_int_equal(vm->max_crashes, 0);
+    assert_int_equal(vm->data_quota_bytes, 512 << 20);
+    assert_int_equal(vm->retain_jobs, 4);
+    assert_int_equal(vm->retain_for_ms, 2 * 86400 * 1000);
+    assert_int_equal(vm->uid, 1234);
+    assert_string_equal(vm->address, "2001:db8::7");
+    const struct config_pool *pool = &config->pools[config_find_pool(config, "C")];
+    assert_int_equal(pool - config->pools, 2);
+    assert_string_equal(pool->backend, "cuda");
+    assert_string_equal(pool->device, "MIG-0ab1-2");
+    assert_int_equal(pool->slots, 7);
+    assert_string_equal(pool->executor, "ssh -o 'User x' gpu vgpu-executor");
+    assert_int_equal(pool->order, ORDER_FAIR);
+    assert_int_equal(pool->max_wait_ms, 90000);
+    assert_int_equal(pool->max_queued, 5);
+    assert_int_equal(pool->max_run_ms, 3600 * 1000);
+    assert_int_equal(pool->max_result_bytes, 64 << 10);
+    assert_false(pool->sandbox);
+    assert_true(pool->host_memory_bytes == UINT64_C(3) << 30);
+    assert_int_equal(pool->max_processes, 77);
+    assert_false(pool->scrub);
+    assert_true(pool->device_memory_bytes == UINT64_C(2) << 30);
+    assert_int_equal(pool->mps_percent, 25);
+    assert_int_equal(config_find_pool(config, "D"), -1);
+    config_destroy(config);
+}
+
+static void test_defaults_hold_for_all_vms_wherever_they_stand(void **state)
+{
+    (void)state;
+    struct config *config = parse("[vm 3]\nmax_queued = 9\npool = any\n"
+                                  "[defaults]\nmax_queued = 7\npool = B\nmax_jobs = 8\n"
+                                  "[pool Z]\n[pool B]\nslots = 2\n[pool C]\n");
+    assert_int_equal(config_find_vm(config, 3)->max_queued, 9);
+    assert_int_equal(config_find_vm(config, 3)->max_jobs, 8);
+    assert_int_equal(config_find_vm(config, 3)->fixed_pool, -1);
+    assert_int_equal(config_find_vm(config, 3)->allowed_pools, 0xf);
+    assert_int_equal(config_find_vm(config, 4)->max_queued, 7);
+    assert_int_equal(config_find_vm(config, 4)->fixed_pool, 1);
+    static const char *const names[] = {"A", "B", "Z", "C"};
+    assert_int_equal(config->pool_count, 4);
+    for (size_t i = 0; i < 4; i++)
+        assert_string_equal(config->pools[i].name, names[i]);
+    assert_int_equal(config->pools[0].slots, 1);
+    assert_int_equal(config->pools[1].slots, 2);
+    config_destroy(config);
+}
+
+/* What [defaults] allow others to claim does not bind what the host fixes for one. */
+static void test_fixed_goes_before_the_limits_of_defaults(void **state)
+{
+    (void)state;
+    struct config *config = parse("[defaults]\nmax_priority = 1\npools = A\n"
+                                  "[vm 3]\npriority = 2\npool = B\n");
+    assert_int_equal(config_find_vm(config, 3)->fixed_priority, 2);
+    assert_int_equal(config_find_vm(config, 3)->fixed_pool, 1);
+    assert_int_equal(config_find_vm(config, 4)->max_priority, 1);
+    config_destroy(config);
+}
+
+static void test_vms(void **state)
+{
+    (void)state;
+    struct config *config = parse("[vgpufs]\nvms = none\n[vm 12]\n");
+    assert_int_equal(config->vm_count, 1);
+    assert_int_equal(config->vms[0].id, 12);
+    config_destroy(config);
+    config = parse("[vgpufs]\nvms = none\n");
+    assert_int_equal(config->vm_count, 0);
+    assert_null(config_find_vm(config, 1));
+    config_destroy(config);
+    config = parse("[vgpufs]\nvms = 1-65535\n");
+    assert_int_equal(config->vm_count, 65535);
+    assert_int_equal(config_find_vm(config, 40000)->uid, 60000);
+    config_destroy(config);
+}
+
+static void test_owners(void **state)
+{
+    (void)state;
+    struct config *config = parse_as("", true);
+    assert_int_equal(config->uid_base, 0);
+    assert_int_equal(config->vms[9].uid, geteuid());
+    config_destroy(config);
+    config = parse_as("[defaults]\nuid_base = 0\n", true);
+    assert_int_equal(config->vms[0].uid, geteuid());
+    config_destroy(config);
+    config = parse("[defaults]\nuid_base = 0\n");
+    assert_int_equal(config->vms[0].uid, geteuid());
+    config_destroy(config);
+    config = parse("[vm 3]\nuid = 0\n");
+    assert_int_equal(config_find_vm(config, 3)->uid, 0);
+    config_destroy(config);
+    assert_refused_as("[defaults]\nuid_base = 20000\n", true,
+                      "t.conf:2: uid_base = '20000': only root can give files to other users: "
+                      "remove the key or set 0");
+    char text[64];
+    snprintf(text, sizeof(text), "[vm 3]\nuid = %u\n", geteuid());
+    config = parse_as(text, true);
+    assert_int_equal(config_find_vm(config, 3)->uid, geteuid());
+    config_destroy(config);
+    assert_refused_as("[vm 3]\nuid = 4294967294\n", true,
+                      "t.conf:2: uid = '4294967294': only root can give files to other users: "
+                      "remove the key");
+}
+
+static void test_relative_paths(void **state)
+{
+    (void)state;
+    char real[PATH_MAX], expected[PATH_MAX + 32];
+    char directory[] = "/tmp/test-config-XXXXXX";
+    assert_non_null(mkdtemp(directory));
+    assert_non_null(realpath(directory, real));
+    char path[64];
+    snprintf(path, sizeof(path), "%s/./x.conf", directory);
+    struct text error = {0};
+    struct config *config =
+        config_parse("[vgpufs]\nmountpoint = ./mnt//\nstate_dir = ../s\n", path, false, &error);
+    assert_non_null(config);
+    snprintf(expected, sizeof(expected), "%s/mnt", real);
+    assert_string_equal(config->mountpoint, expected);
+    snprintf(expected, sizeof(expected), "%s/../s", real);
+    assert_string_equal(config->state_dir, expected);
+    snprintf(expected, sizeof(expected), "%s/x.conf", real);
+    assert_string_equal(config->file, expected);
+    config_destroy(config);
+    rmdir(directory);
+    assert_null(config_parse("", path, false, &error));
+    snprintf(expected, sizeof(expected),
+             "%s: cannot find the directory of this file: No such file or directory: name another "
+             "with -c",
+             path);
+    assert_string_equal(error.data, expected);
+    text_finish(&error);
+}
+
+static void test_syntax_that_is_taken(void **state)
+{
+    (void)state;
+    struct config *config = parse("\xef\xbb\xbf[vgpufs] ; the first\r\n"
+                                  "\r\n"
+                                  "  vms : 1-2 ; three would be too many\r\n"
+                                  "\t# log_level = bad\n"
+                                  "    log_level=error\n"
+                                  "[ vm \t 3 ]   # third\n"
+                                  "max_queued=5");
+    assert_int_equal(config->vm_count, 3);
+    assert_int_equal(config->log_level, LOG_LEVEL_ERROR);
+    assert_int_equal(config_find_vm(config, 3)->max_queued, 5);
+    config_destroy(config);
+}
+
+static void test_mistakes(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *content, *message;
+    } cases[] = {
+        {"\n[vm 3]\nmax_quued = 1\n",
+         "t.conf:3: unknown key 'max_quued' in [vm 3]: did you mean 'max_queued'?"},
+        {"[vm 3]\nxyzzy = 1\n", "t.conf:2: unknown key 'xyzzy' in [vm 3]: remove it (vgpufs "
+                                "--help-config lists the keys)"},
+        {"[vm 3]\n = 1\n",
+         "t.conf:2: unknown key '' in [vm 3]: remove it (vgpufs --help-config lists the keys)"},
+        {"[vm 3]\nmax_wait = 1\n",
+         "t.conf:2: unknown key 'max_wait' in [vm 3]: it belongs in [pool NAME]"},
+        {"[defaults]\nuid = 1\n",
+         "t.conf:2: unknown key 'uid' in [defaults]: it belongs in [vm N]"},
+        {"[vm 2]\nuid_base = 1\n",
+         "t.conf:2: unknown key 'uid_base' in [vm 2]: it belongs in [defaults]"},
+        {"[pool A]\nretry = 1\n",
+         "t.conf:2: key 'retry' is not supported by this version: remove it"},
+        {"[vgpufs]\nhold = 20s\n", "t.conf:2: unknown key 'hold' in [vgpufs]: it belongs in [nfs]"},
+        {"[nfs]\nthreads = 0\n", "t.conf:2: threads = '0': takes a whole number from 1 to 65536"},
+        {"[nfs]\nhold = 0\n",
+         "t.conf:2: hold = '0': takes a time from 100ms to 10m, as 250ms, 20s, 5m, 1h or 2d; "
+         "seconds without a unit"},
+        {"[workload X]\n", "t.conf:1: section [workload X] is not supported by this version: "
+                           "remove it and its keys"},
+        {"[vgpuf]\n", "t.conf:1: unknown section [vgpuf]: did you mean [vgpufs]?"},
+        {"[vm3]\n", "t.conf:1: unknown section [vm3]: did you mean [vm N]?"},
+        {"[]\n",
+         "t.conf:1: unknown section []: there are [vgpufs], [nfs], [defaults], [vm N] and [pool "
+         "NAME]"},
+        {"[a\"\xff]\n", "t.conf:1: unknown section [a\\\"\\xFF]: there are [vgpufs], [nfs], "
+                        "[defaults], [vm N] and [pool NAME]"},
+        {"[vgpufs x]\n", "t.conf:1: [vgpufs] takes no name: remove 'x'"},
+        {"[vm]\n", "t.conf:1: [vm N] with N = '': takes a number from 1 to 65535"},
+        {"[vm 65536]\n", "t.conf:1: [vm N] with N = '65536': takes a number from 1 to 65535"},
+        {"[pool vm3]\n", "t.conf:1: [pool NAME] with NAME = 'vm3': takes a capital letter, then at "
+                         "most 30 letters, digits, '_' or '-'"},
+        {"[pool ABCDEFGHIJKLMNOPQRSTUVWXYZ123456]\n",
+         "t.conf:1: [pool NAME] with NAME = 'ABCDEFGHIJKLMNOPQRSTUVWXYZ123456': takes a capital "
+         "letter, then at most 30 letters, digits, '_' or '-'"},
+        {"[vm 3]\n\n[vm 03]\n",
+         "t.conf:3: [vm 3] stands at line 1 already: make one section of both"},
+        {"[pool A]\n[pool B]\n[pool A]\n",
+         "t.conf:3: [pool A] stands at line 1 already: make one section of both"},
+        {"[vgpufs]\n[vgpufs]\n",
+         "t.conf:2: [vgpufs] stands at line 1 already: make one section of both"},
+        {"[vm 3]\nuid = 1\nuid = 1\n",
+         "t.conf:3: key 'uid' stands at line 2 already: remove one of them"},
+        {"vms = 1\n[vgpufs]\n", "t.conf:1: key 'vms' stands before any section: put it under "
+                                "[vgpufs], [defaults], [vm N] or [pool NAME]"},
+        {"[vgpufs]\nvms\n",
+         "t.conf:2: neither a [section] nor a 'key = value': correct it, or make "
+         "it a comment with '#' (a value has one line)"},
+        {"[pool A]\nexecutor = ssh x\n  vgpu-executor\nslots = 0\n",
+         "t.conf:3: neither a [section] nor a 'key = value': correct it, or make it a comment with "
+         "'#' (a value has one line)"},
+        {"[vm 3\n", "t.conf:1: '[' without ']': close the heading"},
+        {"[vm 3] uid = 4\n", "t.conf:1: text behind ']': put it on a line of its own"},
+        {"[vgpufs]\nvms = 1 # one\n",
+         "t.conf:2: vms: a comment behind a value begins with ' ;': replace the '#'"},
+        {"[vgpufs]\nvms = 1\x01\n", "t.conf:2: a control character (\\x01): remove it"},
+        {"[vm 3]\nmax_queued = abc\n",
+         "t.conf:2: max_queued = 'abc': takes a whole number from 1 to 1000000"},
+        {"[vm 3]\nmax_queued = 0\n",
+         "t.conf:2: max_queued = '0': takes a whole number from 1 to 1000000"},
+        {"[vm 3]\nmax_queued = \n",
+         "t.conf:2: max_queued = '': takes a whole number from 1 to 1000000"},
+        {"[vgpufs]\non_restart = fial\n",
+         "t.conf:2: on_restart = 'fial': takes rerun or fail: did you mean 'fail'?"},
+        {"[vgpufs]\nlog_level = x\n",
+         "t.conf:2: log_level = 'x': takes error, warning, info or debug"},
+        {"[vgpufs]\nlog_jobs = on\n", "t.conf:2: log_jobs = 'on': takes no or yes"},
+        {"[vgpufs]\nstop_timeout = 2h\n",
+         "t.conf:2: stop_timeout = '2h': takes a time from 0 to 1h, as 250ms, 20s, 5m, 1h or 2d; "
+         "seconds without a unit"},
+        {"[pool A]\nmax_run = 0\n",
+         "t.conf:2: max_run = '0': takes a time from 1ms to 30d, as 250ms, 20s, 5m, 1h or 2d; "
+         "seconds without a unit"},
+        {"[pool A]\nmax_result = 1\n", "t.conf:2: max_result = '1': takes a size from 1K to 1G "
+                                       "bytes, with an optional K, M, G or T"},
+        {"[vm 3]\ndevice_share = 0%\n",
+         "t.conf:2: device_share = '0%': takes a percentage from 1% to 100%"},
+        {"[vm 3]\ndevice_share = 1000000000%\n",
+         "t.conf:2: device_share = '1000000000%': takes a percentage from 1% to 100%"},
+        {"[vgpufs]\nstats_mode = 0644\n",
+         "t.conf:2: stats_mode = '0644': takes an octal mode of read permissions, as 0444 or 0440"},
+        {"[vgpufs]\nstats_mode = 9\n",
+         "t.conf:2: stats_mode = '9': takes an octal mode of read permissions, as 0444 or 0440"},
+        {"[vgpufs]\ndurability = group\n",
+         "t.conf:2: durability = 'group': takes sync, group with a time from 1ms to 10s, as group "
+         "50ms, or none"},
+        {"[vgpufs]\ndurability = group 0\n", "t.conf:2: durability = 'group 0': takes sync, group "
+                                             "with a time from 1ms to 10s, as group "
+                                             "50ms, or none"},
+        {"[vgpufs]\nvms = 1-70000\n", "t.conf:2: vms = '1-70000': takes numbers and ranges from 1 "
+                                      "to 65535, as 1-10 200, or none"},
+        {"[vgpufs]\nvms = 9-3\n",
+         "t.conf:2: vms = '9-3': takes numbers and ranges from 1 to 65535, "
+         "as 1-10 200, or none"},
+        {"[vgpufs]\nvms = , ,\n",
+         "t.conf:2: vms = ', ,': takes numbers and ranges from 1 to 65535, "
+         "as 1-10 200, or none"},
+        {"[vgpufs]\nmountpoint =\n", "t.conf:2: mountpoint = '': takes a path, without quotes"},
+        {"[vgpufs]\nmountpoint = \"/a b\"\n",
+         "t.conf:2: mountpoint = '\\\"/a b\\\"': takes a path, without quotes"},
+        {"[vgpufs]\nmountpoint = /a\nstate_dir = /a/b\n",
+         "t.conf:3: state_dir lies in the mountpoint, which hides it: choose another directory"},
+        {"[vgpufs]\nmountpoint = /var/lib\n",
+         "t.conf:2: state_dir lies in the mountpoint, which hides it: choose another directory"},
+        {"[vm 3]\npriority = 3\n", "t.conf:2: priority = '3': takes 2, 1, 0 or any"},
+        {"[vm 3]\npool = b\n", "t.conf:2: pool = 'b': takes the name of a pool, as A, or any"},
+        {"[vm 3]\npools =\n", "t.conf:2: pools = '': takes names of pools, as A B, or all"},
+        {"[vm 3]\npool = Slow\n[pool Slwo]\n",
+         "t.conf:2: pool = 'Slow': there is no [pool Slow]: did you mean 'Slwo'?"},
+        {"[vm 3]\npools = A Q\n", "t.conf:2: pools = 'A Q': there is no [pool Q]: add that section "
+                                  "or name another pool"},
+        {"[pool A]\nbackend = cudaa\n",
+         "t.conf:2: backend = 'cudaa': takes auto, cpu or cuda: did you mean 'cuda'?"},
+        {"[pool A]\ndevice = nvidia0\n",
+         "t.conf:2: device = 'nvidia0': takes a number from 0 to 255, GPU-uuid or MIG-uuid"},
+        {"[pool A]\nexecutor = sh -c 'x\n",
+         "t.conf:2: executor = 'sh -c 'x': takes a command line whose quotes are closed"},
+        {"[vm 3]\naddress = a(rw)\n",
+         "t.conf:2: address = 'a(rw)': takes a host name, an IP address or a network, as 192.0.2.3 "
+         "or 192.0.2.0/24"},
+        {"[vm 3]\nuid = 4294967295\n",
+         "t.conf:2: uid = '4294967295': takes a whole number from 0 to 4294967294"},
+        {"[vm 3]\npool = B\npools = A\n",
+         "t.conf:2: [vm 3] has the fixed pool B, which its pools do not allow: add it there or "
+         "choose another"},
+        {"[vm 3]\npools = A\n[defaults]\npool = B\n",
+         "t.conf:2: [vm 3] has the fixed pool B, which its pools do not allow: add it there or "
+         "choose another"},
+        {"[vm 3]\npriority = 2\nmax_priority = 1\n",
+         "t.conf:2: [vm 3] has the fixed priority 2, which exceeds its max_priority 1: lower the "
+         "one or raise the other"},
+        {"[defaults]\nmax_priority = 1\npriority = 2\n",
+         "t.conf:3: [defaults] has the fixed priority 2, which exceeds its max_priority 1: lower "
+         "the one or raise the other"},
+        /* the first of two mistakes is reported, whoever notices it */
+        {"[vgpufs]\nnonsense\nvms = x\n", "t.conf:2: neither a [section] nor a 'key = value': "
+                                          "correct it, or make it a comment with '#' (a value has "
+                                          "one line)"},
+        {"[vm 3]\npool = Q\n[pool C]\nslots = 0\n",
+         "t.conf:4: slots = '0': takes a whole number from 1 to 256"},
+        {"[vm 4]\npool = Q\n[vm 3]\npool = P\n",
+         "t.conf:2: pool = 'Q': there is no [pool Q]: add that section or name another pool"},
+    };
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+        assert_refused(cases[i].content, cases[i].message);
+}
+
+static void test_every_unsupported_key(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"own_kernels", "idle_stop", "retry", "data_shared"};
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        char content[64], message[128];
+        snprintf(content, sizeof(content), "[pool A]\n%s = 1\n", names[i]);
+        snprintf(message, sizeof(message),
+                 "t.conf:2: key '%s' is not supported by this version: remove it", names[i]);
+        assert_refused(content, message);
+    }
+}
+
+static void test_too_many_pools(void **state)
+{
+    (void)state;
+    struct text content = {0};
+    text_puts(&content, "[pool A]\n[pool B]\n");
+    for (int i = 0; i < 62; i++)
+        text_printf(&content, "[pool P%d]\n", i);
+    struct config *config = parse(content.data);
+    assert_int_equal(config->pool_count, 64);
+    assert_true(config->vms[0].allowed_pools == UINT64_MAX);
+    config_destroy(config);
+    text_puts(&content, "[pool P62]\n");
+    assert_refused(content.data,
+                   "t.conf:65: [pool P62] is one too many: at most 64 pools, A and B among them");
+    text_finish(&content);
+}
+
+/* The longest line that is taken is taken whole; a comment may be longer. */
+static void test_long_lines(void **state)
+{
+    (void)state;
+    static const char begin[] = "executor = ";
+    struct text content = {0};
+    size_t longest = 0;
+    for (size_t size = sizeof(begin); !longest; size++) {
+        text_clear(&content);
+        text_puts(&content, "# ");
+        for (int i = 0; i < 9000; i++)
+            text_puts(&content, "c");
+        text_puts(&content, "\n[pool A]\n");
+        size_t line = content.size;
+        text_puts(&content, begin);
+        while (content.size - line < size)
+            text_puts(&content, "x");
+        text_puts(&content, "\n[vm 20]\n");
+        struct text error = {0};
+        struct config *config = config_parse(content.data, "t.conf", false, &error);
+        if (config) {
+            assert_int_equal(strlen(config->pools[0].executor), size - strlen(begin));
+            assert_non_null(config_find_vm(config, 20));
+        } else {
+            char message[80];
+            longest = size - 1;
+            snprintf(message, sizeof(message),
+                     "t.conf:3: the line has %zu bytes: shorten it to %zu", size, longest);
+            assert_string_equal(error.data, message);
+        }
+        config_destroy(config);
+        text_finish(&error);
+    }
+    assert_true(longest == 199 || longest == 4095); /* as inih was built */
+    text_finish(&content);
+}
+
+static void write_file(const char *path, const void *bytes, size_t size)
+{
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    assert_int_equal(fwrite(bytes, 1, size, file), size);
+    assert_int_equal(fclose(file), 0);
+}
+
+static void test_files(void **state)
+{
+    (void)state;
+    char path[] = "/tmp/test-config-XXXXXX";
+    char expected[PATH_MAX];
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    close(fd);
+    struct text error = {0};
+
+    struct config *config = config_load(path, false, &error);
+    assert_non_null(config);
+    assert_int_equal(config->vm_count, 10);
+    config_destroy(config);
+
+    static const char nul[] = "[vgpufs]\nvms = 1\0 2\n";
+    write_file(path, nul, sizeof(nul) - 1);
+    assert_null(config_load(path, false, &error));
+    snprintf(expected, sizeof(expected), "%s:2: a control character (\\x00): remove it", path);
+    assert_string_equal(error.data, expected);
+
+    char *large = calloc(1, 1024 * 1024 + 1);
+    memset(large, '\n', 1024 * 1024 + 1);
+    write_file(path, large, 1024 * 1024);
+    config = config_load(path, false, &error);
+    assert_non_null(config);
+    config_destroy(config);
+    write_file(path, large, 1024 * 1024 + 1);
+    assert_null(config_load(path, false, &error));
+    snprintf(expected, sizeof(expected),
+             "%s: the file is larger than 1048576 bytes: name another with -c", path);
+    assert_string_equal(error.data, expected);
+    free(large);
+
+    unlink(path);
+    assert_null(config_load(path, false, &error));
+    snprintf(expected, sizeof(expected),
+             "cannot read %s: No such file or directory: copy the sample or name another with -c",
+             path);
+    assert_string_equal(error.data, expected);
+    assert_null(config_load("/tmp", false, &error));
+    assert_string_equal(error.data,
+                        "cannot read /tmp: Is a directory: mend that or name another with -c");
+    text_finish(&error);
+}
+
+static void test_sample(void **state)
+{
+    (void)state;
+    struct text error = {0};
+    struct config *config = config_load(SAMPLE_FILE, false, &error);
+    if (!config)
+        print_error("refused: %s\n", error.data);
+    assert_non_null(config);
+    struct config *defaults = parse("");
+    assert_string_equal(config->mountpoint, defaults->mountpoint);
+    assert_int_equal(config->vm_count, defaults->vm_count);
+    assert_false(config_reload_refused(defaults, config, &error));
+    config_destroy(config);
+    config_destroy(defaults);
+    text_finish(&error);
+}
+
+static void test_reload(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *before, *after, *message; /* message NULL: allowed */
+    } cases[] = {
+        {"", "", NULL},
+        {"",
+         "[vgpufs]\nvms = 1-20\nlog_level = debug\nstats_mode = 0440\n[vm 3]\npool = B\n"
+         "[pool A]\norder = fair\nmax_run = 5s\n",
+         NULL},
+        {"", "[vgpufs]\n\nmountpoint = /x\n", "3: mountpoint cannot change"},
+        {"[vgpufs]\nstate_dir = /x\n", "", " state_dir cannot change"},
+        {"", "[defaults]\nuid_base = 5000\n", "2: uid_base cannot change"},
+        {"[pool C]\n", "\n[pool D]\n[pool C]\n", "2: [pool D] cannot be added"},
+        {"[pool C]\n", "", " [pool C] cannot be removed"},
+        {"[pool C]\n[pool D]\n", "[pool D]\n[pool C]\n",
+         "1: [pool D] cannot change its place among the pools"},
+        {"", "[pool B]\nbackend = cpu\n", "2: backend of [pool B] cannot change"},
+        {"", "[pool A]\ndevice = 1\n", "2: device of [pool A] cannot change"},
+        {"", "[pool A]\nslots = 2\n", "2: slots of [pool A] cannot change"},
+        {"[pool A]\nexecutor = x\n", "", " executor of [pool A] cannot change"},
+    };
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct config *before = parse(cases[i].before), *after = parse(cases[i].after);
+        struct text error = {0};
+        bool refused = config_reload_refused(before, after, &error);
+        assert_int_equal(refused, cases[i].message != NULL);
+        if (refused) {
+            char expected[PATH_MAX];
+            snprintf(expected, sizeof(expected),
+                     "%s:%s while vgpufs runs: take that back, or restart vgpufs", after->file,
+                     cases[i].message);
+            assert_string_equal(error.data, expected);
+        }
+        text_finish(&error);
+        config_destroy(before);
+        config_destroy(after);
+    }
+}
+
+static void test_split_command(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *command;
+        const char *words[6]; /* none: an error */
+    } cases[] = {
+        {"vgpu-executor", {"vgpu-executor"}},
+        {"  ssh \t gpu-vm  vgpu-executor  ", {"ssh", "gpu-vm", "vgpu-executor"}},
+        {"a 'b  c' \"d 'e'\" f\\ g", {"a", "b  c", "d 'e'", "f g"}},
+        {"a '' \"\" x\"y\"'z'", {"a", "", "", "xyz"}},
+        {"a '\\' \"\\\"\\\\\\n\"", {"a", "\\", "\"\\\\n"}},
+        {"a $HOME *", {"a", "$HOME", "*"}},
+        {"", {NULL}},
+        {"  ", {NULL}},
+        {"''", {NULL}},
+        {"a 'b", {NULL}},
+        {"a \"b\\\"", {NULL}},
+        {"a\\", {NULL}},
+    };
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        const char *error = NULL;
+        char **words = config_split_command(cases[i].command, &error);
+        assert_int_equal(words != NULL, cases[i].words[0] != NULL);
+        assert_int_equal(words == NULL, error != NULL);
+        for (size_t w = 0; words && (words[w] || cases[i].words[w]); w++) {
+            assert_non_null(words[w]);
+            assert_non_null(cases[i].words[w]);
+            assert_string_equal(words[w], cases[i].words[w]);
+        }
+        free(words);
+    }
+}
+
+/* Both lists name every key that the parser takes, and mdoc has nothing that roff would read. */
+static void test_lists(void **state)
+{
+    (void)state;
+    static const char *const names[] = {
+        "mountpoint",    "state_dir",      "vms",           "durability",
+        "on_restart",    "max_reruns",     "stop_timeout",  "stats_log_interval",
+        "log_level",     "log_jobs",       "stats_mode",    "hold",
+        "threads",       "waiting_per_vm", "uid_base",      "pool",
+        "priority",      "pools",          "max_priority",  "identity",
+        "max_queued",    "max_jobs",       "max_running",   "device_share",
+        "max_crashes",   "data_quota",     "retain_jobs",   "retain_for",
+        "uid",           "address",        "backend",       "device",
+        "slots",         "executor",       "order",         "max_wait",
+        "max_run",       "max_result",     "sandbox",       "host_memory",
+        "max_processes", "scrub",          "device_memory", "mps_percent",
+    };
+    char *help = NULL, *mdoc = NULL;
+    size_t size;
+    FILE *out = open_memstream(&help, &size);
+    config_print_help(out);
+    fclose(out);
+    out = open_memstream(&mdoc, &size);
+    config_print_mdoc(out);
+    fclose(out);
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        char item[64];
+        snprintf(item, sizeof(item), "\n  %s = ", names[i]);
+        assert_non_null(strstr(help, item));
+        snprintf(item, sizeof(item), "\n.It Ic %s No = Ar ", names[i]);
+        assert_non_null(strstr(mdoc, item));
+    }
+    size_t items = 0;
+    for (const char *c = mdoc; (c = strstr(c, "\n.It ")); c++)
+        items++;
+    assert_int_equal(items, sizeof(names) / sizeof(names[0]) + 1); /* max_queued is there twice */
+    free(help);
+    free(mdoc);
+}
+
+static uint64_t random_next(uint64_t *seed)
+{
+    /* xorshift64 (Marsaglia 2003) */
+    *seed ^= *seed << 13;
+    *seed ^= *seed >> 7;
+    *seed ^= *seed << 17;
+    return *seed;
+}
+
+/* damage changes, doubles, drops or inserts a few pieces of the text. */
+static void damage(char *text, size_t *size, size_t capacity, uint64_t *seed)
+{
+    static const char *const pieces[] = {"[",
+                                         "]",
+                                         "\n",
+                                         "=",
+                                         " ;",
+                                         "[vm 65535]\n",
+                                         "-",
+                                         "\xef\xbb\xbf",
+                                         "'",
+                                         "\"",
+                                         "\\",
+                                         "\r\n",
+                                         "pool = ",
+                                         "pools = A ",
+                                         "99999999999999999999",
+                                         "\xff"};
+    for (uint64_t edits = 1 + random_next(seed) % 6; edits; edits--) {
+        size_t at = random_next(seed) % (*size + 1);
+        size_t length = random_next(seed) % 40;
+        const char *piece = pieces[random_next(seed) % (sizeof(pieces) / sizeof(pieces[0]))];
+        char copy[40];
+        switch (random_next(seed) % 4) {
+        case 0:
+            if (at < *size)
+                text[at] = (char)(1 + random_next(seed) % 255);
+            continue;
+        case 1:
+            length = length < *size - at ? length : *size - at;
+            memmove(text + at, text + at + length, *size - at - length + 1);
+            *size -= length;
+            continue;
+        case 2:
+            length = length < *size - at ? length : *size - at;
+            memcpy(copy, text + at, length);
+            piece = copy;
+            break;
+        default:
+            length = strlen(piece);
+        }
+        if (*size + length >= capacity)
+            continue;
+        at = random_next(seed) % (*size + 1);
+        memmove(text + at + length, text + at, *size - at + 1);
+        memcpy(text + at, piece, length);
+        *size += length;
+    }
+}
+
+static void test_damaged_samples(void **state)
+{
+    (void)state;
+    char sample[8192], text[16384];
+    FILE *file = fopen(SAMPLE_FILE, "r");
+    assert_non_null(file);
+    size_t sample_size = fread(sample, 1, sizeof(sample) - 1, file);
+    fclose(file);
+    uint64_t seed = 20240229;
+    size_t taken = 0, runs = 4000;
+    for (size_t i = 0; i < runs; i++) {
+        size_t size = sample_size;
+        memcpy(text, sample, size);
+        text[size] = '\0';
+        damage(text, &size, sizeof(text), &seed);
+        struct text error = {0};
+        struct config *config = config_parse(text, "t.conf", i % 2, &error);
+        assert_true(config || error.size > strlen("t.conf:"));
+        assert_true(config || !strpbrk(error.data, "\n\r\033"));
+        taken += config != NULL;
+        config_destroy(config);
+        text_finish(&error);
+    }
+    assert_in_range(taken, 1, runs - 1); /* else it tests nothing */
+}
+
+/* A file at the limit of its size takes no quadratic time. */
+static void test_many_lines(void **state)
+{
+    (void)state;
+    struct text content = {0};
+    for (unsigned i = 1; i <= CONFIG_MAX_VM_ID; i++)
+        text_printf(&content, "[vm %u]\n", i);
+    struct config *config = parse(content.data);
+    assert_int_equal(config->vm_count, CONFIG_MAX_VM_ID);
+    config_destroy(config);
+    text_clear(&content);
+    for (unsigned i = 0; i < MANY_LINES; i++)
+        text_puts(&content, "rubbish\n");
+    assert_refused(content.data,
+                   "t.conf:1: neither a [section] nor a 'key = value': correct it, or "
+                   "make it a comment with '#' (a value has one line)");
+    text_finish(&content);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_every_key),
+        cmocka_unit_test(test_defaults_hold_for_all_vms_wherever_they_stand),
+        cmocka_unit_test(test_fixed_goes_before_the_limits_of_defaults),
+        cmocka_unit_test(test_vms),
+        cmocka_unit_test(test_owners),
+        cmocka_unit_test(test_relative_paths),
+        cmocka_unit_test(test_syntax_that_is_taken),
+        cmocka_unit_test(test_mistakes),
+        cmocka_unit_test(test_every_unsupported_key),
+        cmocka_unit_test(test_too_many_pools),
+        cmocka_unit_test(test_long_lines),
+        cmocka_unit_test(test_files),
+        cmocka_unit_test(test_sample),
+        cmocka_unit_test(test_reload),
+        cmocka_unit_test(test_split_command),
+        cmocka_unit_test(test_lists),
+        cmocka_unit_test(test_damaged_samples),
+        cmocka_unit_test(test_many_lines),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,164 @@
+#!/usr/bin/python3
+"""What the tests do in a guest that is too much for a line of shell: `guest.py FUNCTION WORD...`.
+
+Prints what the function gives back, as JSON. The guest's VM is the one directory that it may enter.
+"""
+import json
+import os
+import random
+import sys
+import threading
+import time
+
+sys.path.insert(0, "/payload")
+from length_executor import expected  # noqa: E402
+
+MOUNT = os.environ.get("MOUNT", "/mnt/vgpu")
+NUMBER = int(os.uname().nodename.removeprefix("guest"))
+VM = f"{MOUNT}/vm{NUMBER}"
+
+
+def write(path, text):
+    fd = os.open(path, os.O_WRONLY | os.O_TRUNC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def read(path, size=1 << 17):
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        return read_fd(fd, size)
+    finally:
+        os.close(fd)
+
+
+def read_fd(fd, size=1 << 17):
+    pieces = []
+    while piece := os.read(fd, size):
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def line_of(length, milliseconds, seed, *words):
+    return " ".join([f"L:1:{NUMBER}:NBODY n={length} steps={milliseconds} seed={seed}", *words])
+
+
+def mistake(raw, length, seed):
+    """What is wrong with the result of such a line, or None."""
+    header, newline, body = raw.partition(b"\n")
+    if not newline or not header.startswith(b"status=done "):
+        return f"header {raw[:300]!r}"
+    if body == expected(length, seed):
+        return None
+    return (f"{len(body)} bytes for {length}, {body.count(0)} NUL, header {header!r}, "
+            f"begins {body[:48]!r}, ends {body[-48:]!r}")
+
+
+def rounds(count, seed, way="result", longest=60000):
+    """Submits and reads, again and again, with random lengths and times; tells what went wrong."""
+    dice, wrong, started = random.Random(int(seed)), [], time.monotonic()
+    for number in range(int(count)):
+        length, wait = dice.randint(80, int(longest)), dice.randint(1, 120)
+        which = int(seed) * 1000 + number
+        if way == "result":
+            write(f"{VM}/submit", line_of(length, wait, which) + "\n")
+            raw = read(f"{VM}/result")
+        else:  # the job's own directory
+            folder = f"{VM}/jobs/r{which}"
+            os.mkdir(folder)
+            write(f"{folder}/command", line_of(length, wait, which) + "\n")
+            raw = read(f"{folder}/result")
+            os.rmdir(folder)
+        fault = mistake(raw, length, which)
+        if fault:
+            wrong.append(f"round {number}: {fault}")
+    return {"wrong": wrong[:5], "count": len(wrong), "seconds": time.monotonic() - started}
+
+
+def writers(processes, count, seed):
+    """Several processes at once, each with directories of its own under jobs/."""
+    children = []
+    for process in range(int(processes)):
+        reading, writing = os.pipe()
+        if os.fork() == 0:
+            answer = rounds(count, int(seed) + process, "jobs", 2000)
+            os.write(writing, json.dumps(answer).encode())
+            os._exit(0)
+        os.close(writing)
+        children.append(reading)
+    answers = []
+    for reading in children:
+        with open(reading, "rb") as pipe:
+            answers.append(json.loads(pipe.read()))
+    return {"wrong": [line for answer in answers for line in answer["wrong"]],
+            "count": sum(answer["count"] for answer in answers)}
+
+
+def wait_together(count):
+    """So many readers of one result at once: what each read."""
+    answers = [None] * int(count)
+
+    def wait(index):
+        answers[index] = read(f"{VM}/result").decode("latin-1")
+
+    threads = [threading.Thread(target=wait, args=(index,)) for index in range(int(count))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return answers
+
+
+def held(count, length, seed, milliseconds=300):
+    """Reads `count` results through one descriptor that stays open: how often one was wrong."""
+    fd, wrong = os.open(f"{VM}/result", os.O_RDONLY), []
+    for number in range(int(count)):
+        which = int(seed) + number
+        write(f"{VM}/submit", line_of(length, milliseconds, which) + "\n")
+        os.lseek(fd, 0, os.SEEK_SET)
+        fault = mistake(read_fd(fd), int(length), which)
+        if fault:
+            wrong.append(f"read {number}: {fault}")
+    return wrong
+
+
+def held_many(count, length, seed):
+    """After each of many jobs a descriptor is opened and stays open; each is read when it is new,
+    and the first and the newest again."""
+    fds, wrong = [], []
+    for number in range(int(count)):
+        which = int(seed) + number
+        write(f"{VM}/submit", line_of(length, 30, which) + "\n")
+        fds.append(os.open(f"{VM}/result", os.O_RDONLY))
+        for name, fd in (("newest", fds[-1]), ("first", fds[0])):
+            os.lseek(fd, 0, os.SEEK_SET)
+            fault = mistake(read_fd(fd), int(length), which)
+            if fault:
+                wrong.append(f"{name} descriptor, job {number}: {fault}")
+    return {"wrong": wrong[:5], "count": len(wrong)}
+
+
+def latency(count):
+    """The middle time, in microseconds, of submitting a NOP and reading its result; and of the same
+    system calls on two files of data/."""
+    def times(to, source):
+        spent = []
+        for _ in range(int(count)):
+            started = time.perf_counter()
+            write(to, "A:1:%d:NOP\n" % NUMBER)
+            read(source)
+            spent.append((time.perf_counter() - started) * 1e6)
+        return sorted(spent)[len(spent) // 2]
+
+    for name in ("in", "out"):
+        with open(f"{VM}/data/{name}", "w", encoding="ascii") as file:
+            file.write("x" * 150)
+    times(f"{VM}/submit", f"{VM}/result")
+    return {"job": times(f"{VM}/submit", f"{VM}/result"),
+            "files": times(f"{VM}/data/in", f"{VM}/data/out")}
+
+
+if __name__ == "__main__":
+    print(json.dumps(globals()[sys.argv[1]](*sys.argv[2:])))

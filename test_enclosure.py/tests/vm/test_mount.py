@@ -1,0 +1,34 @@
+"""A guest's mount: what it sees of the tree, and jobs that have ended when they are looked at."""
+import re
+
+
+def test_the_tree(guest):
+    names = guest.sh(f"ls {guest.dir}").split()
+    assert names == ["ctl", "data", "identity", "jobs", "request.txt", "response.txt", "result",
+                     "status", "submit"]
+    listing = guest.sh(f"ls -ln {guest.dir}")
+    assert re.search(r"^-r-------- 1 20003 20003 .* result$", listing, re.M), listing
+    assert "vm3" in guest.sh("ls /mnt/vgpu").split()
+
+
+def test_status_tells_who_one_is(guest):
+    assert guest.status()["vm 3"]["held"] == "no"
+    assert guest.read("response.txt").startswith(b"0:Ready")
+
+
+def test_a_job_with_a_directory(rig, guest):
+    guest.sh(f"mkdir {guest.dir}/jobs/first && echo 'NOP' > {guest.dir}/jobs/first/command")
+    rig.wait_stats(lambda stats: stats["vm 3"]["done"] != "0", what="the job ends")
+    result = guest.result("jobs/first/result")
+    assert result.header["tag"] == "first" and result.header["status"] == "done"
+    guest.sh(f"rmdir {guest.dir}/jobs/first")
+    assert "first" not in guest.sh(f"ls {guest.dir}/jobs").split()
+
+
+def test_both_guests_are_served(rig, guest, other):
+    before = rig.stats()
+    for machine in (guest, other):
+        machine.submit("NOP")
+    rig.wait_stats(lambda stats: all(int(stats[vm]["done"]) > int(before[vm]["done"])
+                                     for vm in ("vm 3", "vm 4")), what="both jobs end")
+    assert guest.newest()["state"] == other.newest()["state"] == "done"
