@@ -312,9 +312,9 @@ class Campaign(Check):
         pools are held until then."""
         self.rounds += 1
         name = f"{point}:{rng.randrange(1, 60)}" if point else None
-        held = self.rounds % 4 == 0
+        held = False
         if self.start(name):
-            held = held and self.hold("hold")
+            held = self.rounds % 4 == 0 and self.hold("hold")
             clients = self.clients_start(rng, held)
             try:
                 self.daemon.wait(wait * (0.2 + rng.random()) * (4 if point else 1))
