@@ -184,6 +184,7 @@ static void background_enter(void)
 static void ready_tell(void)
 {
     manager_tell("READY=1");
+    log_never_wait();
     if (ready_pipe < 0)
         return;
     int null = open("/dev/null", O_RDWR | O_CLOEXEC);

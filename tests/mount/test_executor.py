@@ -479,6 +479,21 @@ def test_max_crashes(vgpufs):
     assert vm.status()["vm 3"]["held"] == "no"
 
 
+def test_time_outs_count(vgpufs):
+    """A job that has to be killed for its time is as good as one that crashes."""
+    config = faulty("hang")
+    config["defaults"] = {"max_crashes": "2"}
+    daemon = vgpufs(config)
+    vm = daemon.vm(3)
+    for i in range(1, 3):
+        header = vm.run("B:1:3:SLEEP ms=1 timeout=1").header
+        assert header["status"] == "timeout"
+        assert int(header["run_us"]) >= 1000000, "it had its time"
+        wait_until(lambda: vm.status()["vm 3"]["crashes"] == str(i), what=f"{i} are counted")
+    wait_until(lambda: vm.status()["vm 3"]["held"] == "yes", what="the VM is held")
+    assert daemon.vm(4).run("B:1:4:NOP").header["status"] == "done"
+
+
 def test_crashes_in_between_do_not_count(vgpufs):
     config = faulty("crash")
     config["defaults"] = {"max_crashes": "2"}

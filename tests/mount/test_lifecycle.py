@@ -1,6 +1,7 @@
 """Start, stop, crash, reload; as a plain user; on a kernel without the newer system calls."""
 import ctypes
 import errno
+import fcntl
 import os
 import pwd
 import re
@@ -376,6 +377,26 @@ def test_blocked_readers_of_a_killed_daemon(vgpufs):
     with pytest.raises(OSError) as ended:
         reader.value()
     assert ended.value.errno in (errno.ECONNABORTED, errno.ENOTCONN)
+
+
+def test_a_standard_error_that_takes_nothing(vgpufs):
+    """Lines are lost then, and counted; no pool, no VM and no end waits for them."""
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 8192)
+    daemon = vgpufs(prepare=lambda: os.dup2(writing, 2))
+    os.close(writing)
+    vm = daemon.vm(3)
+    for i in range(200):
+        assert vm.run(f"NOP tag=t{i}").header["status"] == "done"
+    os.kill(daemon.executor_pid("A.0"), signal.SIGKILL)
+    assert vm.run("NOP").header["status"] == "done"
+    said = os.read(reading, 65536)
+    daemon.ctl("hold A")
+    said += os.read(reading, 65536)
+    assert re.search(rb"vgpufs: \d+ lines lost: standard error", said), said
+    assert said.endswith(b"vgpufs: ctl: hold A\n")
+    daemon.stop()
+    os.close(reading)
 
 
 # --- reload --------------------------------------------------------------------------------------

@@ -13,6 +13,10 @@ void log_set_level(enum log_level level);
 /* log_to_syslog is for a process without a terminal or a supervisor. */
 void log_to_syslog(void);
 
+/* log_never_wait: from now on a standard error that takes nothing loses lines, and holds nobody up;
+ * how many is logged when it takes them again. For whoever logs with locks held. */
+void log_never_wait(void);
+
 void log_line(enum log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 #define log_error(...)   log_line(LOG_LEVEL_ERROR, __VA_ARGS__)
