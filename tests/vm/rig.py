@@ -98,7 +98,9 @@ class Guest(Machine):
         return self.sh(f"echo '{line}' > {self.dir}/submit", **kwargs)
 
     def read(self, name="result", timeout=60):
-        return self.sh(f"cat {self.dir}/{name}", timeout).encode("latin-1")
+        raw = self.sh(f"cat {self.dir}/{name}", timeout).encode("latin-1")
+        assert b"\0" not in raw, f"{name} has NULs: {raw!r}"
+        return raw
 
     def result(self, name="result", timeout=60):
         return parse_result(self.read(name, timeout))
@@ -106,6 +108,7 @@ class Guest(Machine):
     def job(self, line, timeout=60):
         """Submits, and reads the result: the two commands of every guest."""
         raw = self.sh(f"echo '{line}' > {self.dir}/submit && cat {self.dir}/result", timeout)
+        assert "\0" not in raw, f"the result has NULs: {raw!r}"
         return parse_result(raw.encode("latin-1"))
 
     def status(self):

@@ -31,10 +31,9 @@ WRITES = {
     "cp": ("printf 'NOP\\n' > /tmp/line; cp /tmp/line SUBMIT", 1),
     "tee": ("echo NOP | tee SUBMIT >/dev/null", 1),
     "dd": ("echo NOP | dd of=SUBMIT conv=fsync status=none", 1),
-    "more than a page": ("for i in $(seq 50); do echo \"NOP timeout=9 deadline=$((i + 20)) "
-                         "# $(head -c 100 /dev/zero | tr '\\0' x)\" | cut -d '#' -f 1; "
-                         "echo \"# $(head -c 300 /dev/zero | tr '\\0' x)\"; done > /tmp/many; "
-                         "test $(stat -c %s /tmp/many) -gt 12000 && cat /tmp/many > SUBMIT", 50),
+    "more than a page": ("x=$(printf '%0300d' 0); for i in $(seq 50); do "
+                         "echo \"NOP timeout=9 deadline=$((i + 20))\"; echo \"# $x\"; done "
+                         "> /tmp/many; test $(stat -c %s /tmp/many) -gt 12000 && cat /tmp/many > SUBMIT", 50),
 }
 
 
