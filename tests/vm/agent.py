@@ -80,4 +80,7 @@ class Agent:
 
 
 if __name__ == "__main__":
+    # What a script's shell starts in the background ignores SIGINT, and so would all that comes from
+    # here: a handler is back to normal in a new program.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     Agent(os.open(sys.argv[1], os.O_RDWR)).serve()
