@@ -1,5 +1,6 @@
 """A guest's mount: what it sees of the tree, and jobs that have ended when they are looked at."""
 import re
+import shlex
 
 
 def test_the_tree(guest):
@@ -32,3 +33,19 @@ def test_both_guests_are_served(rig, guest, other):
     rig.wait_stats(lambda stats: all(int(stats[vm]["done"]) > int(before[vm]["done"])
                                      for vm in ("vm 3", "vm 4")), what="both jobs end")
     assert guest.newest()["state"] == other.newest()["state"] == "done"
+
+
+def test_a_shell_is_enough(guest):
+    """A shell and cat, and no other program: submits, reads, looks, cancels, keeps data."""
+    script = """
+        echo 'NOP tag=alone' > submit; cat result jobs/alone/result status
+        echo 'L:1:3:SLEEP ms=3600000 timeout=3600 tag=long' > submit
+        echo 'cancel long' > ctl; cat jobs/long/result
+        echo BOGUS > submit || cat result
+        echo kept > data/note; cat data/note"""
+    said = guest.sh(f"mkdir -p /tmp/only; ln -sf /bin/cat /tmp/only/cat; cd {guest.dir}; "
+                    f"env -i PATH=/tmp/only /bin/dash -ec {shlex.quote(script)}")
+    guest.sh(f"rm {guest.dir}/data/note; rmdir {guest.dir}/jobs/alone {guest.dir}/jobs/long")
+    words = [line.split()[0] for line in said.splitlines()]
+    assert words == ["status=done", "status=done", "vm", "newest", "last_error", "limits",
+                     "status=cancelled", "status=rejected", "kept"], said
