@@ -40,7 +40,8 @@ struct config_vm {
     uint64_t max_queued, max_jobs, max_running; /* max_running 0: as many as the pool has slots */
     unsigned device_share_percent;              /* 1..100 */
     uint64_t max_crashes;                       /* 0: never held */
-    uint64_t data_quota_bytes;
+    uint64_t data_quota_bytes, max_data_files, max_data_open;
+    uint64_t max_open, max_open_bytes, max_waiting;
     uint64_t retain_jobs, retain_for_ms;
 };
 

@@ -116,6 +116,21 @@ static const struct config_key keys[] = {
      .help = "After this many crashes of the executor in a row the VM is held; 0: never."},
     {VM("data_quota", TYPE_BYTES), DEFAULT("1G"), RANGE(0, 1024 * TIB), OF_VM(data_quota_bytes),
      .help = "How much the VM may keep in data/."},
+    {VM("max_data_files", TYPE_COUNT), DEFAULT("65536"), RANGE(1, 10000000), OF_VM(max_data_files),
+     .help = "Files that the VM may have in data/."},
+    {VM("max_data_open", TYPE_COUNT), DEFAULT("512"), RANGE(1, 1000000), OF_VM(max_data_open),
+     .help = "Files of data/ that the VM may have open at the same time. Each is a descriptor of "
+             "the daemon, of which all VMs together have as many as its hard limit says."},
+    {VM("max_open", TYPE_COUNT), DEFAULT("4096"), RANGE(16, 1000000), OF_VM(max_open),
+     .help = "Files and directories that the VM may have open at the same time, those of data/ "
+             "too."},
+    {VM("max_open_bytes", TYPE_BYTES), DEFAULT("64M"), RANGE(64 * KIB, TIB), OF_VM(max_open_bytes),
+     .help = "How much of texts, listings and large results the daemon keeps in memory for what "
+             "the VM has open. Beyond it results are read from the disk again, and other files "
+             "cannot be opened."},
+    {VM("max_waiting", TYPE_COUNT), DEFAULT("4096"), RANGE(1, 1000000), OF_VM(max_waiting),
+     .help = "Local reads of the VM that may wait for results at the same time; for those of an "
+             "NFS server see waiting_per_vm."},
     {VM("retain_jobs", TYPE_COUNT), DEFAULT("1024"), RANGE(0, 1000000), OF_VM(retain_jobs),
      .help = "Ended jobs of the VM that are kept; those that were read go first."},
     {VM("retain_for", TYPE_DURATION), DEFAULT("1h"), RANGE(0, 365 * DAY), OF_VM(retain_for_ms),

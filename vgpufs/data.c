@@ -174,14 +174,14 @@ static void backing_sweep(struct data *data)
 }
 
 void data_init(struct data *data, struct state *state, unsigned vm, uint64_t next_file,
-               uint64_t quota_bytes)
+               const struct data_limits *limits)
 {
     char name[16];
     *data = (struct data){.state = state,
                           .vm = vm,
                           .next_file = next_file,
                           .reserved_file = next_file,
-                          .quota_bytes = quota_bytes,
+                          .limits = *limits,
                           .changed = clock_change()};
     pthread_mutex_init(&data->lock, NULL);
     snprintf(name, sizeof(name), "%u", vm);
@@ -247,10 +247,10 @@ void data_finish(struct data *data)
     pthread_mutex_destroy(&data->lock);
 }
 
-void data_set_quota(struct data *data, uint64_t quota_bytes)
+void data_set_limits(struct data *data, const struct data_limits *limits)
 {
     pthread_mutex_lock(&data->lock);
-    data->quota_bytes = quota_bytes;
+    data->limits = *limits;
     pthread_mutex_unlock(&data->lock);
 }
 
@@ -303,13 +303,21 @@ static int numbers_ready(struct data *data)
     return 0;
 }
 
+bool data_numbers_are_short(struct data *data)
+{
+    pthread_mutex_lock(&data->lock);
+    bool are_short = data->next_file == data->reserved_file;
+    pthread_mutex_unlock(&data->lock);
+    return are_short;
+}
+
 /* file_make makes a file with its backing file. `name` NULL: an output. */
 static int file_make(struct data *data, const char *name, struct data_file **made)
 {
-    int error = state_is_behind(data->state) ? ENOSPC : directory_ready(data);
+    int error = state_is_behind(data->state, data->vm) ? ENOSPC : directory_ready(data);
     if (error)
         return error;
-    if (data->by_number.count >= DATA_MAX_FILES)
+    if (data->by_number.count >= data->limits.max_files)
         return EDQUOT;
     uint64_t number = data->next_file++;
     int descriptor = openat(data->directory, backing_name(number).text,
@@ -406,7 +414,7 @@ int data_rename(struct data *data, const char *from, const char *to, bool no_rep
     else if (no_replace && file_by_name(data, to))
         error = EEXIST;
     else if (strcmp(from, to) != 0)
-        error = state_is_behind(data->state) ? ENOSPC : name_give(file, to);
+        error = state_is_behind(data->state, data->vm) ? ENOSPC : name_give(file, to);
     pthread_mutex_unlock(&data->lock);
     return error;
 }
@@ -444,7 +452,8 @@ int data_charge(struct data_file *file, uint64_t end)
     pthread_mutex_lock(&data->lock);
     if (end > file->size) {
         uint64_t growth = end - file->size;
-        if (data->used_bytes > data->quota_bytes || growth > data->quota_bytes - data->used_bytes) {
+        uint64_t quota = data->limits.quota_bytes;
+        if (data->used_bytes > quota || growth > quota - data->used_bytes) {
             error = EDQUOT;
         } else {
             data->used_bytes += growth;
@@ -555,11 +564,28 @@ void data_each(struct data *data, void (*each)(void *context, const struct data_
     pthread_mutex_unlock(&data->lock);
 }
 
-void data_usage(struct data *data, uint64_t *used_bytes, uint64_t *quota_bytes, uint64_t *files)
+bool data_open_enter(struct data *data)
 {
     pthread_mutex_lock(&data->lock);
-    *used_bytes = data->used_bytes;
-    *quota_bytes = data->quota_bytes;
-    *files = data->by_name.count;
+    bool room = data->open_files < data->limits.max_open;
+    data->open_files += room;
+    pthread_mutex_unlock(&data->lock);
+    return room;
+}
+
+void data_open_leave(struct data *data)
+{
+    pthread_mutex_lock(&data->lock);
+    data->open_files--;
+    pthread_mutex_unlock(&data->lock);
+}
+
+void data_usage(struct data *data, struct data_usage *usage)
+{
+    pthread_mutex_lock(&data->lock);
+    *usage = (struct data_usage){.used_bytes = data->used_bytes,
+                                 .files = data->by_name.count,
+                                 .open_files = data->open_files,
+                                 .limits = data->limits};
     pthread_mutex_unlock(&data->lock);
 }

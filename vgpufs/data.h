@@ -16,25 +16,27 @@
 #include "table.h"
 
 #include <pthread.h>
-#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/stat.h>
 
-/* Files that a VM may have at once; more is EDQUOT. Their names are kept in memory. */
-#define DATA_MAX_FILES 65536
-/* Open data files of one VM: each is a descriptor of the daemon, which all VMs share. */
-#define DATA_MAX_OPEN 512
+/* More than any of these is EDQUOT. */
+struct data_limits {
+    uint64_t quota_bytes;
+    uint64_t max_files; /* with or without a name: names are kept in memory */
+    uint64_t max_open;  /* by the guest: each is a descriptor of the daemon, which all VMs share */
+};
 
 struct data {
     pthread_mutex_t lock;
     struct state *state;
     unsigned vm;
-    _Atomic unsigned open_files;       /* of the guest; at most DATA_MAX_OPEN */
+    uint64_t open_files;               /* of the guest; at most limits.max_open */
     int directory;                     /* data/<vm>; -1 until the first file */
     uint64_t next_file, reserved_file; /* numbers from next_file up to reserved_file are ours */
     struct table by_name, by_number;
-    uint64_t used_bytes, quota_bytes;
+    uint64_t used_bytes;
+    struct data_limits limits;
     struct timespec changed;   /* of the directory */
     bool known;                /* all that is in the state is in the tables */
     struct data_file *adopted; /* files without a name that data_sweep lets go */
@@ -57,7 +59,7 @@ struct data_file {
 
 /* data_init reads the VM's files from the state. `next_file` as the state had it. */
 void data_init(struct data *data, struct state *state, unsigned vm, uint64_t next_file,
-               uint64_t quota_bytes);
+               const struct data_limits *limits);
 /* data_sweep removes bytes that no name leads to, and nobody has open: once, when it is known what
  * is. Outputs and unlinked files of a dead daemon. */
 void data_sweep(struct data *data);
@@ -66,7 +68,7 @@ void data_sweep(struct data *data);
 void data_keep(struct data_file *file);
 void data_adopt(struct data *data, uint64_t number);
 void data_finish(struct data *data);
-void data_set_quota(struct data *data, uint64_t quota_bytes);
+void data_set_limits(struct data *data, const struct data_limits *limits);
 
 /* data_find and data_get return a reference, or NULL. */
 struct data_file *data_find(struct data *data, const char *name);
@@ -75,6 +77,8 @@ void data_unref(struct data_file *file);
 
 /* data_create: EEXIST with `exclusive`; else what is there. The caller gets a reference. */
 int data_create(struct data *data, const char *name, bool exclusive, struct data_file **file);
+/* data_numbers_are_short: would data_create have to wait for the disk? */
+bool data_numbers_are_short(struct data *data);
 int data_unlink(struct data *data, const char *name);
 /* data_rename replaces a file of the new name, unless `no_replace`: EEXIST. */
 int data_rename(struct data *data, const char *from, const char *to, bool no_replace);
@@ -108,6 +112,14 @@ void data_purge(struct data *data);
 /* data_each calls `each` under the lock, in no order. */
 void data_each(struct data *data, void (*each)(void *context, const struct data_file *file),
                void *context);
-void data_usage(struct data *data, uint64_t *used_bytes, uint64_t *quota_bytes, uint64_t *files);
+/* data_open_enter counts one more open file; false if there are as many as may be. */
+bool data_open_enter(struct data *data);
+void data_open_leave(struct data *data);
+
+struct data_usage {
+    uint64_t used_bytes, files, open_files;
+    struct data_limits limits;
+};
+void data_usage(struct data *data, struct data_usage *usage);
 
 #endif

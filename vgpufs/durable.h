@@ -17,5 +17,8 @@
 void durable_reply(struct state *state, fuse_req_t request, state_ticket ticket);
 /* durable_reply_write is that for a WRITE of so many bytes. */
 void durable_reply_write(struct state *state, fuse_req_t request, state_ticket ticket, size_t size);
+/* durable_reply_later replies to a WRITE that succeeded, but not before all up to the ticket is in
+ * the state or cannot be written: so that its sender asks for no more than can be. */
+void durable_reply_later(struct state *state, fuse_req_t request, state_ticket ticket, size_t size);
 
 #endif

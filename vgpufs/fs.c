@@ -5,6 +5,7 @@
 #include "common/log.h"
 #include "durable.h"
 #include "fs_handle.h"
+#include "fs_later.h"
 #include "nfs_lines.h"
 #include "nfs_view.h"
 #include "nfs_wait.h"
@@ -258,10 +259,22 @@ static void fs_setattr(fuse_req_t request, fuse_ino_t ino, struct stat *wanted, 
 
 /* Making and removing names. */
 
-static void fs_mkdir(fuse_req_t request, fuse_ino_t parent, const char *name, mode_t mode)
+/* later: the VM's thread is to do it, since it would have to wait for the disk. */
+static bool later(const struct node *directory, fs_name_fn *run, fuse_req_t request,
+                  fuse_ino_t parent, const char *name, const struct fuse_file_info *info)
+{
+    struct vm *vm = directory->vm;
+    enum node_kind kind = directory->type->kind;
+    bool waits = (kind == NODE_JOBS && vm_numbers_are_short(vm, 1)) ||
+                 (kind == NODE_DATA && data_numbers_are_short(&vm->data));
+    return waits && fs_later_name(vm, run, request, parent, name, info);
+}
+
+static void make_directory(fuse_req_t request, fuse_ino_t parent, const char *name,
+                           struct fuse_file_info *info)
 {
     struct node directory;
-    (void)mode;
+    (void)info;
     if (!inside_for(request, parent, &directory))
         return;
     struct node made = {
@@ -273,6 +286,25 @@ static void fs_mkdir(fuse_req_t request, fuse_ino_t parent, const char *name, mo
     else
         reply_entry(request, &made);
     node_release(&directory);
+}
+
+/* make does it now or later. */
+static void make(fs_name_fn *run, fuse_req_t request, fuse_ino_t parent, const char *name,
+                 struct fuse_file_info *info)
+{
+    struct node directory;
+    if (!inside_for(request, parent, &directory))
+        return;
+    bool done = later(&directory, run, request, parent, name, info);
+    node_release(&directory);
+    if (!done)
+        run(request, parent, name, info);
+}
+
+static void fs_mkdir(fuse_req_t request, fuse_ino_t parent, const char *name, mode_t mode)
+{
+    (void)mode;
+    make(make_directory, request, parent, name, NULL);
 }
 
 static void fs_rmdir(fuse_req_t request, fuse_ino_t parent, const char *name)
@@ -344,14 +376,14 @@ static int file_create(const struct node *directory, const char *name, bool excl
     return data_create(&directory->vm->data, name, exclusive, &node->file);
 }
 
-static void fs_mknod(fuse_req_t request, fuse_ino_t parent, const char *name, mode_t mode,
-                     dev_t device)
+static void make_file(fuse_req_t request, fuse_ino_t parent, const char *name,
+                      struct fuse_file_info *info)
 {
     struct node directory, node;
-    (void)device;
+    (void)info;
     if (!inside_for(request, parent, &directory))
         return;
-    int error = S_ISREG(mode) ? file_create(&directory, name, true, &node) : EPERM;
+    int error = file_create(&directory, name, true, &node);
     node_release(&directory);
     if (error)
         fuse_reply_err(request, error);
@@ -359,11 +391,20 @@ static void fs_mknod(fuse_req_t request, fuse_ino_t parent, const char *name, mo
         reply_entry(request, &node);
 }
 
-static void fs_create(fuse_req_t request, fuse_ino_t parent, const char *name, mode_t mode,
-                      struct fuse_file_info *info)
+static void fs_mknod(fuse_req_t request, fuse_ino_t parent, const char *name, mode_t mode,
+                     dev_t device)
+{
+    (void)device;
+    if (S_ISREG(mode))
+        make(make_file, request, parent, name, NULL);
+    else
+        fuse_reply_err(request, EPERM);
+}
+
+static void create_file(fuse_req_t request, fuse_ino_t parent, const char *name,
+                        struct fuse_file_info *info)
 {
     struct node directory, node;
-    (void)mode;
     if (!inside_for(request, parent, &directory))
         return;
     int error = file_create(&directory, name, true, &node);
@@ -387,6 +428,13 @@ static void fs_create(fuse_req_t request, fuse_ino_t parent, const char *name, m
     if (fuse_reply_create(request, &entry, info) < 0)
         handle_close(handle_of(info)); /* interrupted: no RELEASE will come */
     node_release(&node);
+}
+
+static void fs_create(fuse_req_t request, fuse_ino_t parent, const char *name, mode_t mode,
+                      struct fuse_file_info *info)
+{
+    (void)mode;
+    make(create_file, request, parent, name, info);
 }
 
 /* Links of any sort could lead out of data/. */
@@ -480,9 +528,10 @@ static void fs_fallocate(fuse_req_t request, fuse_ino_t ino, int mode, off_t off
                          struct fuse_file_info *info)
 {
     (void)ino;
-    int error =
-        mode ? EOPNOTSUPP : handle_allocate(handle_of(info), (uint64_t)offset, (uint64_t)length);
-    fuse_reply_err(request, error);
+    if (mode)
+        fuse_reply_err(request, EOPNOTSUPP);
+    else
+        handle_allocate(handle_of(info), request, (uint64_t)offset, (uint64_t)length);
 }
 
 /* Directories. */
@@ -531,14 +580,15 @@ static void fs_statfs(fuse_req_t request, fuse_ino_t ino)
     if (!node_for(request, ino, &node))
         return;
     if (node.vm) {
-        uint64_t used, quota, files;
-        data_usage(&node.vm->data, &used, &quota, &files);
-        uint64_t left = used < quota ? quota - used : 0;
+        struct data_usage usage;
+        data_usage(&node.vm->data, &usage);
+        uint64_t quota = usage.limits.quota_bytes, most = usage.limits.max_files;
         stat.f_bsize = stat.f_frsize = 4096;
         stat.f_blocks = quota / 4096;
-        stat.f_bfree = stat.f_bavail = left / 4096;
-        stat.f_files = DATA_MAX_FILES;
-        stat.f_ffree = stat.f_favail = DATA_MAX_FILES - files;
+        stat.f_bfree = stat.f_bavail =
+            (usage.used_bytes < quota ? quota - usage.used_bytes : 0) / 4096;
+        stat.f_files = most;
+        stat.f_ffree = stat.f_favail = usage.files < most ? most - usage.files : 0;
     } else if (fstatvfs(state_data_dir(node.server->state), &stat) < 0) {
         stat.f_bsize = 4096;
     }

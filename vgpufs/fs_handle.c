@@ -1,7 +1,9 @@
 #include "fs_handle_internal.h"
 
 #include "data.h"
+#include "data_handle.h"
 #include "durable.h"
+#include "fs_later.h"
 #include "handle_numbers.h"
 #include "nfs_lines.h"
 #include "nfs_view.h"
@@ -71,14 +73,12 @@ int handle_bytes_open(struct handle *handle)
     /* The kernel may read what it caches from a file that is open for writing only. */
     bool reads_only = !handle->writes;
     struct data *data = &handle->node.vm->data;
-    if (atomic_fetch_add(&data->open_files, 1) >= DATA_MAX_OPEN) {
-        atomic_fetch_sub(&data->open_files, 1);
-        return vm_note_error(handle->node.vm, EDQUOT, "data/", "too many data files are open");
-    }
+    if (!data_open_enter(data))
+        return vm_note_error(handle->node.vm, EDQUOT, "data/", "max_data_open data files are open");
     handle->descriptor = data_open_backing(handle->node.file, reads_only ? O_RDONLY : O_RDWR);
     if (handle->descriptor < 0) {
         int failure = errno;
-        atomic_fetch_sub(&data->open_files, 1);
+        data_open_leave(data);
         return failure == EMFILE || failure == ENFILE ? ENOSPC : failure;
     }
     return 0;
@@ -93,7 +93,7 @@ static int bytes_open(struct handle *handle, int flags)
     error = flags & O_TRUNC ? data_truncate(handle->node.file, 0) : 0;
     if (error) {
         close(handle->descriptor);
-        atomic_fetch_sub(&data->open_files, 1);
+        data_open_leave(data);
     }
     return error;
 }
@@ -109,7 +109,7 @@ static int content_open(struct handle *handle, int flags)
         return error;
     }
     case CONTENT_RESULT:
-        pthread_mutex_init(&handle->result.content.lock, NULL);
+        result_handle_init(&handle->result.content, &handle->node.vm->openings);
         return 0;
     case CONTENT_BYTES:
         return bytes_open(handle, flags);
@@ -136,14 +136,13 @@ static void content_close(struct handle *handle)
             watcher_clear(&handle->result.watcher);
             pthread_mutex_unlock(&vm->lock);
         }
-        blob_unref(handle->result.content.content);
-        pthread_mutex_destroy(&handle->result.content.lock);
+        result_handle_finish(&handle->result.content);
         break;
     case CONTENT_BYTES:
         if (handle->gone)
             break;
         close(handle->descriptor);
-        atomic_fetch_sub(&vm->data.open_files, 1);
+        data_open_leave(&vm->data);
         break;
     case CONTENT_DIRECTORY:
         node_listing_finish(&handle->listing);
@@ -172,6 +171,62 @@ void handle_enter(struct handle *handle)
     pthread_mutex_unlock(&handles_lock);
 }
 
+/* memory_of is what the open file keeps in memory from the start. */
+static uint64_t memory_of(const struct handle *handle)
+{
+    switch (handle->node.type->content) {
+    case CONTENT_TEXT:
+        return handle->text.snapshot ? handle->text.snapshot->size : 0;
+    case CONTENT_DIRECTORY:
+        return handle->listing.bytes;
+    case CONTENT_RESULT: /* result_handle_set */
+    case CONTENT_BYTES:
+        break;
+    }
+    return 0;
+}
+
+/* counted_open is content_open within the VM's limits; what is in the root counts for none. */
+static int counted_open(struct handle *handle, int flags)
+{
+    struct vm *vm = handle->node.vm;
+    if (!vm)
+        return content_open(handle, flags);
+    enum node_kind kind = handle->node.type->kind;
+    bool urgent = kind == NODE_STATUS || kind == NODE_VM_CTL;
+    if (!openings_enter(&vm->openings, urgent))
+        return vm_note_error(vm, EDQUOT, "open", "max_open files are open");
+    int error = content_open(handle, flags);
+    uint64_t bytes = error ? 0 : memory_of(handle);
+    if (bytes && !urgent && !openings_charge(&vm->openings, bytes)) {
+        content_close(handle);
+        error = vm_note_error(vm, EDQUOT, "open", "what is open takes max_open_bytes");
+    } else {
+        handle->charged = urgent ? 0 : bytes;
+    }
+    if (error)
+        openings_leave(&vm->openings);
+    else
+        handle->counted = &vm->openings;
+    return error;
+}
+
+void handle_count(struct handle *handle)
+{
+    handle->counted = &handle->node.vm->openings;
+    handle->charged = memory_of(handle);
+    openings_take(handle->counted, handle->charged);
+}
+
+static void counted_close(struct handle *handle)
+{
+    content_close(handle);
+    if (!handle->counted)
+        return;
+    openings_discharge(handle->counted, handle->charged);
+    openings_leave(handle->counted);
+}
+
 int handle_open(const struct node *node, struct fuse_file_info *info, bool nfs)
 {
     int error = mode_error(node, info->flags, nfs);
@@ -187,9 +242,9 @@ int handle_open(const struct node *node, struct fuse_file_info *info, bool nfs)
         free(handle);
         return error;
     }
-    error = content_open(handle, info->flags);
+    error = counted_open(handle, info->flags);
     if (!error && handle_numbers_put(handle, &handle->number) < 0) {
-        content_close(handle);
+        counted_close(handle);
         error = ENFILE;
     }
     if (error) {
@@ -226,7 +281,7 @@ void handle_close(struct handle *handle)
         pthread_cond_signal(&result_closed);
     pthread_mutex_unlock(&handles_lock);
     handle_numbers_drop(handle->number);
-    content_close(handle);
+    counted_close(handle);
     node_release(&handle->node);
     free(handle);
 }
@@ -254,6 +309,11 @@ void handles_finish(void)
 const struct node_listing *handle_listing(const struct handle *handle)
 {
     return &handle->listing;
+}
+
+static struct data_handle data_of(const struct handle *handle)
+{
+    return (struct data_handle){&handle->node, handle->descriptor};
 }
 
 /* Reading. */
@@ -285,19 +345,23 @@ static void text_read(struct handle *handle, fuse_req_t request, size_t size, ui
     blob_unref(snapshot);
 }
 
-static void bytes_read(struct handle *handle, fuse_req_t request, size_t size, uint64_t offset)
-{
-    struct fuse_bufvec buffer = FUSE_BUFVEC_INIT(size);
-    buffer.buf[0].flags = FUSE_BUF_IS_FD | FUSE_BUF_FD_SEEK;
-    buffer.buf[0].fd = handle->descriptor;
-    buffer.buf[0].pos = (off_t)offset;
-    fuse_reply_data(request, &buffer, FUSE_BUF_SPLICE_MOVE);
-}
-
 void handle_note_read(const struct node *node, const struct blob *content)
 {
     if (content->job) /* the newest entry may be none of a job */
         vm_job_read(node->vm, content->job);
+}
+
+struct blob *handle_result_again(struct vm *vm, uint64_t number)
+{
+    struct job *pending = NULL, *job = vm_find_number(vm, number);
+    if (!job)
+        return NULL;
+    pthread_mutex_lock(&vm->lock);
+    struct blob *content = vm_result_now(vm, job, &pending);
+    pthread_mutex_unlock(&vm->lock);
+    job_unref(pending);
+    job_unref(job);
+    return content;
 }
 
 static void result_read(struct handle *handle, fuse_req_t request, size_t size, uint64_t offset)
@@ -306,10 +370,13 @@ static void result_read(struct handle *handle, fuse_req_t request, size_t size, 
     struct vm *vm = handle->node.vm;
     struct job *pending = NULL;
     struct blob *content = NULL;
-    pthread_mutex_lock(&own->lock);
-    if (offset > 0 && own->content)
-        content = blob_ref(own->content);
-    pthread_mutex_unlock(&own->lock);
+    uint64_t number = 0;
+    if (offset > 0)
+        content = result_handle_get(own, &number);
+    if (!content && number && !(content = handle_result_again(vm, number))) {
+        fuse_reply_err(request, ESTALE);
+        return;
+    }
     if (!content) {
         pthread_mutex_lock(&vm->lock);
         content = vm_result_now(vm, handle->node.job, &pending);
@@ -319,14 +386,13 @@ static void result_read(struct handle *handle, fuse_req_t request, size_t size, 
         job_unref(pending);
         if (parked)
             return;
+        if (failed == EDQUOT)
+            vm_note_error(vm, EDQUOT, "result", "max_waiting reads wait for results");
         if (!content) {
-            fuse_reply_err(request, failed && !atomic_load(&vm->server->closing) ? ENOSPC : EIO);
+            fuse_reply_err(request, failed ? failed : EIO);
             return;
         }
-        pthread_mutex_lock(&own->lock);
-        blob_unref(own->content);
-        own->content = blob_ref(content);
-        pthread_mutex_unlock(&own->lock);
+        result_handle_set(own, content);
     }
     size_t start = part_of(content, offset, &size);
     if (start + size == content->size)
@@ -359,7 +425,7 @@ void handle_read(struct handle *handle, fuse_req_t request, size_t size, uint64_
     }
     switch (handle->node.type->content) {
     case CONTENT_BYTES:
-        bytes_read(handle, request, size, offset);
+        data_handle_read(data_of(handle), request, size, offset);
         break;
     case CONTENT_RESULT:
         if (handle->nfs)
@@ -399,42 +465,6 @@ unsigned handle_poll(struct handle *handle, struct fuse_pollhandle *poll)
 }
 
 /* Writing. */
-
-/* quota_charge is data_charge, with the error in words in the VM's status. */
-static int quota_charge(const struct node *node, uint64_t end)
-{
-    int error = data_charge(node->file, end);
-    return error ? vm_note_error(node->vm, error, "data/", "data_quota would be exceeded") : 0;
-}
-
-static void bytes_write(struct handle *handle, fuse_req_t request, struct fuse_bufvec *in,
-                        uint64_t offset)
-{
-    struct data_file *file = handle->node.file;
-    size_t size = fuse_buf_size(in);
-    if (offset > INT64_MAX - size) {
-        fuse_reply_err(request, EFBIG);
-        return;
-    }
-    int error = quota_charge(&handle->node, offset + size);
-    if (error) {
-        fuse_reply_err(request, error);
-        return;
-    }
-    struct fuse_bufvec out = FUSE_BUFVEC_INIT(size);
-    out.buf[0].flags = FUSE_BUF_IS_FD | FUSE_BUF_FD_SEEK;
-    out.buf[0].fd = handle->descriptor;
-    out.buf[0].pos = (off_t)offset;
-    ssize_t written = fuse_buf_copy(&out, in, FUSE_BUF_SPLICE_MOVE);
-    if (written != (ssize_t)size)
-        data_settle(file, handle->descriptor);
-    if (written < 0) {
-        fuse_reply_err(request, (int)-written);
-        return;
-    }
-    data_touch(file);
-    fuse_reply_write(request, (size_t)written);
-}
 
 /* Tells a refusal by the node, which has noted it, from one by the cutting into lines. */
 struct acceptance {
@@ -488,6 +518,37 @@ static int text_write(struct handle *handle, const char *bytes, size_t size)
     return handle->node.type->refuse(&handle->node, error, &line, text);
 }
 
+/* reply_write_in_turn lets who writes faster than the disk wait; nobody else, and no thread. */
+static void reply_write_in_turn(const struct node *node, fuse_req_t request, size_t size)
+{
+    struct state *state = node->server->state;
+    if (node->vm && state_is_crowded(state, node->vm->id))
+        durable_reply_later(state, request, state_now(state), size);
+    else
+        fuse_reply_write(request, size);
+}
+
+/* write_text takes the bytes of a file of lines, and replies. */
+static void write_text(struct handle *handle, fuse_req_t request, const char *bytes, size_t size,
+                       uint64_t offset)
+{
+    int error = handle->nfs ? nfs_lines_write(&handle->node, offset, bytes, size)
+                            : text_write(handle, bytes, size);
+    if (error)
+        fuse_reply_err(request, error);
+    else if (handle->nfs) /* an NFS client's close() is not told of errors: its WRITE waits */
+        durable_reply_write(handle->node.server->state, request, accepted_now(handle), size);
+    else
+        reply_write_in_turn(&handle->node, request, size);
+}
+
+/* write_waits: would taking these lines have to wait for the disk? */
+static bool write_waits(const struct handle *handle, const char *bytes, size_t size)
+{
+    return handle->node.vm && handle->node.type->journaled &&
+           vm_numbers_are_short(handle->node.vm, lines_count(bytes, size) + 1);
+}
+
 void handle_write(struct handle *handle, fuse_req_t request, struct fuse_bufvec *in,
                   uint64_t offset)
 {
@@ -496,7 +557,7 @@ void handle_write(struct handle *handle, fuse_req_t request, struct fuse_bufvec 
         return;
     }
     if (handle->node.type->content == CONTENT_BYTES) {
-        bytes_write(handle, request, in, offset);
+        data_handle_write(data_of(handle), request, in, offset);
         return;
     }
     size_t size = fuse_buf_size(in);
@@ -510,26 +571,22 @@ void handle_write(struct handle *handle, fuse_req_t request, struct fuse_bufvec 
         error = copied < 0 ? (int)-copied : 0;
         size = copied < 0 ? 0 : (size_t)copied;
     }
-    if (!error && handle->nfs)
-        error = nfs_lines_write(&handle->node, offset, bytes, size);
-    else if (!error)
-        error = text_write(handle, bytes, size);
-    free(copy);
     if (error)
         fuse_reply_err(request, error);
-    else if (handle->nfs) /* an NFS client's close() is not told of errors: its WRITE waits */
-        durable_reply_write(handle->node.server->state, request, accepted_now(handle), size);
-    else
-        fuse_reply_write(request, size);
+    else if (!write_waits(handle, bytes, size) ||
+             !fs_later_write(handle->node.vm, write_text, handle, request, bytes, size, offset))
+        write_text(handle, request, bytes, size, offset);
+    free(copy);
 }
 
-void handle_flush(struct handle *handle, fuse_req_t request)
+/* flush_text completes what was left without a newline, and replies. */
+static void flush_text(struct handle *handle, fuse_req_t request, const char *bytes, size_t size,
+                       uint64_t offset)
 {
     struct state *state = handle->node.server->state;
-    if (handle->node.type->content != CONTENT_TEXT || !handle->node.type->accept || handle->gone) {
-        fuse_reply_err(request, 0);
-        return;
-    }
+    (void)bytes;
+    (void)size;
+    (void)offset;
     if (handle->nfs) {
         int error = handle->writes ? nfs_lines_flush(&handle->node) : 0;
         if (error)
@@ -550,6 +607,15 @@ void handle_flush(struct handle *handle, fuse_req_t request)
         durable_reply(state, request, accepted);
 }
 
+void handle_flush(struct handle *handle, fuse_req_t request)
+{
+    if (handle->node.type->content != CONTENT_TEXT || !handle->node.type->accept || handle->gone)
+        fuse_reply_err(request, 0);
+    else if (!write_waits(handle, "", 0) ||
+             !fs_later_write(handle->node.vm, flush_text, handle, request, "", 0, 0))
+        flush_text(handle, request, "", 0, 0);
+}
+
 void handle_fsync(struct handle *handle, fuse_req_t request)
 {
     struct state *state = handle->node.server->state;
@@ -565,30 +631,18 @@ void handle_fsync(struct handle *handle, fuse_req_t request)
         ticket = handle->text.accepted;
         pthread_mutex_unlock(&handle->text.lock);
     } else if (handle->node.type->content == CONTENT_BYTES) {
-        if (fdatasync(handle->descriptor) < 0) {
-            fuse_reply_err(request, errno);
-            return;
-        }
-        ticket = state_now(state); /* its name */
+        data_handle_sync(data_of(handle), request);
+        return;
     }
     durable_reply(state, request, ticket);
 }
 
-int handle_allocate(struct handle *handle, uint64_t offset, uint64_t length)
+void handle_allocate(struct handle *handle, fuse_req_t request, uint64_t offset, uint64_t length)
 {
-    if (handle->node.type->content != CONTENT_BYTES)
-        return EOPNOTSUPP;
     if (handle->gone)
-        return ESTALE;
-    if (offset > INT64_MAX || length > INT64_MAX - offset)
-        return EFBIG;
-    int error = quota_charge(&handle->node, offset + length);
-    if (error)
-        return error;
-    error = posix_fallocate(handle->descriptor, (off_t)offset, (off_t)length);
-    if (error)
-        data_settle(handle->node.file, handle->descriptor);
+        fuse_reply_err(request, ESTALE);
+    else if (handle->node.type->content == CONTENT_BYTES)
+        data_handle_allocate(data_of(handle), request, offset, length);
     else
-        data_touch(handle->node.file);
-    return error;
+        fuse_reply_err(request, EOPNOTSUPP);
 }

@@ -52,8 +52,7 @@ void handle_write(struct handle *handle, fuse_req_t request, struct fuse_bufvec 
 void handle_flush(struct handle *handle, fuse_req_t request);
 void handle_fsync(struct handle *handle, fuse_req_t request);
 
-/* handle_allocate returns 0 or an errno. */
-int handle_allocate(struct handle *handle, uint64_t offset, uint64_t length);
+void handle_allocate(struct handle *handle, fuse_req_t request, uint64_t offset, uint64_t length);
 /* handle_poll returns what is ready. It takes `poll` (NULL: nobody waits). */
 unsigned handle_poll(struct handle *handle, struct fuse_pollhandle *poll);
 

@@ -21,6 +21,8 @@ struct handle {
     /* The node went before this daemon took the file over from another. Of `node` the type is set;
      * what can be read is what it held then. */
     bool gone;
+    struct openings *counted; /* its VM's; NULL: it counts for none */
+    uint64_t charged;         /* bytes of these */
     union {
         struct {                   /* CONTENT_TEXT */
             struct blob *snapshot; /* what local reads return; NULL: not opened for them */
@@ -41,6 +43,10 @@ struct handle {
 struct handle *handles_first(void);
 /* handle_enter lists a handle that has a number. */
 void handle_enter(struct handle *handle);
+/* handle_result_again returns the bytes of a job that has ended; NULL if it is forgotten. */
+struct blob *handle_result_again(struct vm *vm, uint64_t number);
+/* handle_count counts a handle that was taken over, even beyond the limits. */
+void handle_count(struct handle *handle);
 /* handle_bytes_open opens the bytes of a data file: 0 or an errno. */
 int handle_bytes_open(struct handle *handle);
 

@@ -17,6 +17,9 @@ static struct blob *result_of(struct handle *handle)
 {
     const struct job *job = handle->node.job;
     struct blob *content = handle->result.content.content;
+    if (!content && handle->result.content.job) /* it was too much to keep */
+        content = handle->result.content.content =
+            handle_result_again(handle->node.vm, handle->result.content.job);
     return content || !job || !job->forgotten ? content : job->result;
 }
 
@@ -73,6 +76,15 @@ void handles_leave(void)
 
 /* --- restoring: before any thread serves --- */
 
+/* result_restore takes the blob, which may be NULL. */
+static void result_restore(struct handle *handle, struct blob *content)
+{
+    result_handle_init(&handle->result.content, handle->gone ? NULL : &handle->node.vm->openings);
+    if (content)
+        result_handle_set(&handle->result.content, content);
+    blob_unref(content);
+}
+
 static void content_restore(struct handle *handle, const struct handover *handover,
                             const struct handover_handle *saved)
 {
@@ -83,8 +95,7 @@ static void content_restore(struct handle *handle, const struct handover *handov
         text_append(&handle->text.lines.pending, saved->pending.data, saved->pending.size);
         break;
     case CONTENT_RESULT:
-        pthread_mutex_init(&handle->result.content.lock, NULL);
-        handle->result.content.content = handover_blob(handover, saved->content);
+        result_restore(handle, handover_blob(handover, saved->content));
         break;
     case CONTENT_BYTES:
         handle->descriptor = -1;
@@ -129,6 +140,8 @@ static int handle_restore(struct server *server, const struct handover *handover
     handle->writes = saved->writes;
     handle->gone = !node_find(server, saved->ino, &handle->node);
     content_restore(handle, handover, saved);
+    if (handle->node.vm && !handle->gone)
+        handle_count(handle);
     handle_enter(handle);
     return 0;
 }

@@ -4,6 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* What an unfinished line may take beyond twice its length: a VM may leave very many of them. */
+#define SPARE_ROOM 256
+
 void lines_finish(struct lines *lines)
 {
     text_finish(&lines->pending);
@@ -39,7 +42,7 @@ static ssize_t batch_split(char *bytes, size_t size, bool newline, struct line *
     return size - start > LINES_MAX_LINE ? -1 : (ssize_t)start;
 }
 
-static size_t count_newlines(const char *bytes, size_t size)
+size_t lines_count(const char *bytes, size_t size)
 {
     size_t count = 0;
     for (const char *end = bytes + size; (bytes = memchr(bytes, '\n', (size_t)(end - bytes)));
@@ -52,7 +55,7 @@ static size_t count_newlines(const char *bytes, size_t size)
 static int lines_process(struct lines *lines, lines_accept_fn *accept, void *context)
 {
     struct text *pending = &lines->pending;
-    size_t newlines = count_newlines(pending->data, pending->size);
+    size_t newlines = lines_count(pending->data, pending->size);
     if (newlines == 0)
         return pending->size > LINES_MAX_LINE ? EFBIG : 0;
     struct line *batch = calloc(newlines, sizeof(*batch));
@@ -77,7 +80,7 @@ static int lines_settle(struct lines *lines, int error)
     struct text *pending = &lines->pending;
     if (error || pending->size == 0) {
         text_finish(pending);
-    } else if (pending->capacity > 4 * LINES_MAX_LINE) {
+    } else if (pending->capacity > SPARE_ROOM + 2 * pending->size) {
         struct text rest = {0};
         text_append(&rest, pending->data, pending->size);
         if (!rest.failed) {

@@ -36,6 +36,8 @@ struct lines {
 
 void lines_finish(struct lines *lines);
 
+/* lines_count counts newlines. */
+size_t lines_count(const char *bytes, size_t size);
 /* line_is_ignored: it is blank, or a comment. */
 bool line_is_ignored(const struct line *line);
 

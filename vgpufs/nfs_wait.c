@@ -127,14 +127,14 @@ static bool content_find(struct nfs_request *request, const struct node *node,
     else
         content->bytes = vm_result_now(vm, node->job, &pending);
     content->changed = node->job ? node->job->changed : vm->changed;
-    if (content->bytes && *told != content->bytes) {
-        blob_unref(*told);
-        *told = blob_ref(content->bytes);
+    if (content->bytes) {
+        if (*told != content->bytes)
+            vm_told(vm, node->job, content->bytes);
     } else if (pending) {
         *error = park(request, vm, pending, !node->job);
         parked = !*error;
-    } else if (!content->bytes) {
-        *error = ENOSPC;
+    } else {
+        *error = node->job && node->job->forgotten ? ESTALE : ENOSPC;
     }
     pthread_mutex_unlock(&vm->lock);
     job_unref(pending);

@@ -490,6 +490,7 @@ static void lister_add(struct lister *lister, uint64_t offset, uint64_t ino, mod
         lister->capacity = capacity;
     }
     char *copy = strdup(name);
+    listing->bytes += sizeof(struct node_entry) + strlen(name) + 16; /* and malloc's own */
     if (copy)
         listing->entries[listing->count++] =
             (struct node_entry){.offset = offset, .ino = ino, .mode = mode, .name = copy};

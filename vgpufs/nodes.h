@@ -117,6 +117,7 @@ struct node_entry {
     char *name;
 };
 struct node_listing {
+    uint64_t bytes;             /* in memory */
     struct node_entry *entries; /* by ascending offset */
     size_t count;
 };

@@ -149,10 +149,7 @@ static bool read_answer(struct parked *parked, struct blob *result, int error)
     struct result_handle *handle = read->handle;
     bool whole = false;
     if (result) {
-        pthread_mutex_lock(&handle->lock);
-        blob_unref(handle->content);
-        handle->content = blob_ref(result);
-        pthread_mutex_unlock(&handle->lock);
+        result_handle_set(handle, result);
         size_t offset = read->offset < result->size ? (size_t)read->offset : result->size;
         size_t size = result->size - offset < read->size ? result->size - offset : read->size;
         whole = offset + size == result->size;
@@ -168,9 +165,11 @@ static bool read_answer(struct parked *parked, struct blob *result, int error)
 int parked_add_read(struct vm *vm, struct job *job, struct result_handle *handle,
                     fuse_req_t request, uint64_t offset, size_t size)
 {
+    if (vm->parked.count >= vm->config.max_waiting)
+        return EDQUOT;
     struct parked_read *read = malloc(sizeof(*read));
     if (!read)
-        return -1;
+        return ENOSPC;
     *read = (struct parked_read){
         .parked = {.request = request, .answer = read_answer},
         .handle = handle,
@@ -180,7 +179,7 @@ int parked_add_read(struct vm *vm, struct job *job, struct result_handle *handle
     if (parked_note(&read->parked) == 0 && parked_add(vm, job, &read->parked) == 0)
         return 0;
     free(read);
-    return -1;
+    return atomic_load(&vm->server->closing) ? EIO : ENOSPC;
 }
 
 void parked_give_up(struct vm *vm)

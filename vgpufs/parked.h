@@ -15,6 +15,7 @@
 #include "handover.h"
 #include "job.h"
 #include "nfs_turns.h"
+#include "result_handle.h"
 #include "table.h"
 
 #include <fuse3/fuse_lowlevel.h>
@@ -25,12 +26,6 @@ struct server;
 
 /* In place of an errno: the next daemon replies. */
 #define PARKED_LEFT (-1)
-
-/* What an open `result` holds: the bytes of the job that it reads. */
-struct result_handle {
-    pthread_mutex_t lock; /* guards `content` */
-    struct blob *content;
-};
 
 /* A request that waits. Part of what its maker keeps about it. */
 struct parked {
@@ -65,8 +60,8 @@ struct watcher {
  * caller's. Else it may be answered, and gone, as soon as the VM is unlocked.
  */
 int parked_add(struct vm *vm, struct job *job, struct parked *parked);
-/* parked_add_read parks a local read, which this thread is handling. The handle outlives it:
- * RELEASE comes after the reply. */
+/* parked_add_read parks a local read, which this thread is handling: 0, or an errno and it is still
+ * the caller's. The handle outlives it: RELEASE comes after the reply. */
 int parked_add_read(struct vm *vm, struct job *job, struct result_handle *handle,
                     fuse_req_t request, uint64_t offset, size_t size);
 /* parked_detach empties the ended job's list and returns it; `vm` is locked. */

@@ -12,6 +12,7 @@
 #include "pulse.h"
 #include "server.h"
 #include "vm.h"
+#include "worker.h"
 
 #include "common/log.h"
 
@@ -202,6 +203,7 @@ static int threads_start(struct fuse_session *fuse, struct text *error)
     struct sigaction action = {.sa_handler = kick};
     sigaction(SIGUSR1, &action, NULL);
     atomic_store(&session.fuse, fuse);
+    workers_share(thread_count() / 2);
     for (unsigned i = 0; i < thread_count(); i++) {
         if (pthread_create(&session.threads[i], NULL, receive_run, &session.pulses[i]) != 0) {
             text_puts(error, "cannot start the threads that serve the mount");
@@ -467,6 +469,7 @@ void session_stop_reading(void)
         }
     }
     session.thread_count = 0;
+    workers_wait(); /* they reply */
 }
 
 void session_save(struct handover *handover)

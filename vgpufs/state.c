@@ -19,6 +19,10 @@
 /* What guests may have the writer keep in memory while the disk refuses, and while it is slow. */
 #define MOST_REFUSED 16384
 #define MOST_WAITING 1000000
+/* What one VM may have it keep: from the first on its writers are slowed down, from the second on
+ * its changes are refused. */
+#define CROWDED_BYTES   (UINT64_C(32) << 20)
+#define MOST_OWED_BYTES (UINT64_C(128) << 20)
 /* How long what nobody waits for is collected. */
 #define LAZY_MS 50
 /* The same with durability = sync: who submits goes on to wait at close(), the job may end before
@@ -67,6 +71,7 @@ state_ticket change_ask(struct state *state, struct change *first, struct change
         if (operation_haste(change->operation) > haste)
             haste = operation_haste(change->operation);
     uint64_t now = clock_now_us();
+    changes_owe(state, first);
     pthread_mutex_lock(&state->lock);
     state_ticket ticket = state->newest += count;
     if (first) {
@@ -292,6 +297,7 @@ static void *writer_run(void *argument)
         size_t written = 0;
         if (!error) {
             bytes_remove(state, group.first);
+            changes_pay(state, group.first);
             written = changes_free(group.first);
         }
         pthread_mutex_lock(&state->lock);
@@ -342,6 +348,14 @@ int state_wait(struct state *state, state_ticket ticket)
     int error = state->durable >= ticket ? 0 : state->failure;
     pthread_mutex_unlock(&state->lock);
     return error;
+}
+
+bool state_is_durable(struct state *state, state_ticket ticket)
+{
+    pthread_mutex_lock(&state->lock);
+    bool durable = state->durable >= ticket;
+    pthread_mutex_unlock(&state->lock);
+    return durable;
 }
 
 bool state_when(struct state *state, struct state_waiter *waiter, int *error)
@@ -445,8 +459,20 @@ bool state_is_silent(const struct state *state)
     return pulse_is_missing(&state->writer_pulse) || pulse_is_missing(&state->announcer_pulse);
 }
 
-bool state_is_behind(struct state *state)
+bool state_is_crowded(struct state *state, unsigned vm)
 {
+    if (atomic_load(&state->owed[vm]) < CROWDED_BYTES)
+        return false;
+    pthread_mutex_lock(&state->lock);
+    hurry(state, 0); /* however seldom groups are written otherwise */
+    pthread_mutex_unlock(&state->lock);
+    return true;
+}
+
+bool state_is_behind(struct state *state, unsigned vm)
+{
+    if (atomic_load(&state->owed[vm]) >= MOST_OWED_BYTES)
+        return true;
     pthread_mutex_lock(&state->lock);
     bool behind = state->waiting >= (state->failure ? MOST_REFUSED : MOST_WAITING);
     pthread_mutex_unlock(&state->lock);
@@ -567,9 +593,14 @@ static int threads_start(struct state *state, struct text *error)
 static struct state *state_make(void)
 {
     struct state *state = calloc(1, sizeof(*state));
+    _Atomic uint64_t *owed = calloc(CONFIG_MAX_VM_ID + 1, sizeof(*owed));
     pthread_condattr_t monotonic;
-    if (!state)
+    if (!state || !owed) {
+        free(state);
+        free(owed);
         return NULL;
+    }
+    state->owed = owed;
     state->lock_fd = state->data_dir = state->reserve.file = -1;
     state->last = &state->first;
     state->due_us = UINT64_MAX;
@@ -641,5 +672,6 @@ void state_close(struct state *state)
     pthread_mutex_destroy(&state->reserve.lock);
     pthread_mutex_destroy(&state->reader_lock);
     pthread_mutex_destroy(&state->database_lock);
+    free(state->owed);
     free(state);
 }

@@ -149,6 +149,9 @@ state_ticket state_put_draining(struct state *state, bool draining);
 /* state_wait returns when all up to the ticket is on disk. 0, or an errno when the disk refuses. */
 int state_wait(struct state *state, state_ticket ticket);
 
+/* state_is_durable: is all up to the ticket on disk? */
+bool state_is_durable(struct state *state, state_ticket ticket);
+
 /* Who is called back. It belongs to the caller until then, and to `done` from then on. */
 struct state_waiter {
     struct state_waiter *next;
@@ -168,12 +171,14 @@ bool state_when(struct state *state, struct state_waiter *waiter, int *error);
  * it none will wait again. */
 void state_settle(struct state *state);
 
-/* state_is_behind: guests' changes that can be refused must be (ENOSPC), or they fill the memory.
- */
-bool state_is_behind(struct state *state);
 /* state_ask wakes the threads for an answer; state_is_silent: one has not given it yet. */
 void state_ask(struct state *state);
 bool state_is_silent(const struct state *state);
+/* state_is_behind: that VM's changes that can be refused must be (ENOSPC), or they fill the memory.
+ */
+bool state_is_behind(struct state *state, unsigned vm);
+/* state_is_crowded: the VM asks for more than is written, and is to wait before it asks again. */
+bool state_is_crowded(struct state *state, unsigned vm);
 /* state_is_failing: the last attempt to write failed. */
 bool state_is_failing(struct state *state);
 /* state_now is the ticket of all that was asked for so far. */

@@ -79,6 +79,31 @@ const char *operation_sql(enum operation operation)
 
 /* Making changes. */
 
+/* vm_of: whose change that is; 0: no VM's. */
+static unsigned vm_of(enum operation operation, const struct value *first)
+{
+    switch (operation) {
+    case PUT_EXECUTOR:
+    case DELETE_EXECUTOR:
+    case PUT_CHANGE_TIME:
+    case PUT_POOL_HELD:
+    case PUT_DRAINING:
+        return 0;
+    case PUT_JOB_NUMBERS:
+    case PUT_FILE_NUMBERS:
+    case PUT_IDENTITY:
+    case PUT_FILE:
+    case DELETE_FILE:
+    case PUT_REJECTION:
+    case PUT_REFUSED_REQUEST:
+    case PUT_VM_HELD:
+    case REMOVE_BYTES:
+        return (unsigned)first->number;
+    default: /* a job's */
+        return (unsigned)(first->number >> 40) & CONFIG_MAX_VM_ID;
+    }
+}
+
 static struct value number_value(uint64_t number)
 {
     return (struct value){.kind = VALUE_NUMBER, .number = number};
@@ -102,8 +127,11 @@ static struct change *change_make(enum operation operation, const struct value *
         log_error("state: no memory: a change is lost");
         return NULL;
     }
-    *change = (struct change){
-        .operation = operation, .count = count, .blob = blob ? blob_ref(blob) : NULL};
+    *change = (struct change){.operation = operation,
+                              .count = count,
+                              .vm = vm_of(operation, values),
+                              .bytes = size + (blob ? blob->size : 0),
+                              .blob = blob ? blob_ref(blob) : NULL};
     char *bytes = (char *)(change->values + count);
     for (unsigned i = 0; i < count; i++) {
         change->values[i] = values[i];
@@ -120,6 +148,18 @@ struct change *change_stamp(void)
 {
     struct value stamp = number_value(clock_change_last());
     return change_make(PUT_CHANGE_TIME, &stamp, 1, NULL);
+}
+
+void changes_owe(struct state *state, const struct change *first)
+{
+    for (; first; first = first->next)
+        atomic_fetch_add(&state->owed[first->vm], first->bytes);
+}
+
+void changes_pay(struct state *state, const struct change *first)
+{
+    for (; first; first = first->next)
+        atomic_fetch_sub(&state->owed[first->vm], first->bytes);
 }
 
 size_t changes_free(struct change *first)

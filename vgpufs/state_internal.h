@@ -9,6 +9,7 @@
 
 #include <pthread.h>
 #include <sqlite3.h>
+#include <stdatomic.h>
 
 enum operation {
     PUT_JOB_NUMBERS,
@@ -61,6 +62,8 @@ struct change {
     struct change *next;
     enum operation operation;
     unsigned count;
+    unsigned vm;       /* whose it is; 0: no VM's */
+    uint64_t bytes;    /* of memory */
     struct blob *blob; /* a reference, bound behind the values; NULL: NULL is bound there */
     struct value values[];
 };
@@ -88,6 +91,7 @@ struct state {
     sqlite3 *reader;
     sqlite3_stmt *read_result;
     int lock_fd, data_dir;
+    _Atomic uint64_t *owed; /* by VM: bytes of changes that were asked for and are not stored */
     struct reserve reserve;
     pthread_t writer, announcer;
     bool has_writer, has_announcer;
@@ -118,6 +122,9 @@ state_ticket change_ask(struct state *state, struct change *first, struct change
                         size_t count);
 int change_apply(struct state *state, const struct change *change);
 struct change *change_stamp(void);
+/* changes_owe and changes_pay count in state->owed what is asked for and what is stored. */
+void changes_owe(struct state *state, const struct change *first);
+void changes_pay(struct state *state, const struct change *first);
 /* changes_free returns how many there were. */
 size_t changes_free(struct change *first);
 void bytes_remove(const struct state *state, const struct change *group);

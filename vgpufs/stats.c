@@ -60,7 +60,8 @@ static int take_pool(struct pool *pool, struct pool_stats *stats)
 
 static void take_vm(struct vm *vm, struct vm_stats *stats)
 {
-    uint64_t files;
+    struct data_usage usage;
+    data_usage(&vm->data, &usage);
     pthread_mutex_lock(&vm->lock);
     *stats = (struct vm_stats){
         .id = vm->id,
@@ -70,9 +71,10 @@ static void take_vm(struct vm *vm, struct vm_stats *stats)
         .queued = atomic_load(&vm->queued),
         .running = atomic_load(&vm->running),
         .counters = vm->counters,
+        .data_bytes = usage.used_bytes,
+        .data_quota_bytes = usage.limits.quota_bytes,
     };
     pthread_mutex_unlock(&vm->lock);
-    data_usage(&vm->data, &stats->data_bytes, &stats->data_quota_bytes, &files);
 }
 
 static size_t count_vms(struct server *server)

@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/random.h>
 
 void table_finish(struct table *table)
@@ -95,20 +96,71 @@ uint64_t table_hash_number(uint64_t number)
     return number ^ (number >> 31);
 }
 
-static uint64_t string_seed;
+/*
+ * SipHash-2-4 (Aumasson, Bernstein 2012). With a hash like FNV a secret start does not help:
+ * whether two names collide depends on eight bits of it, so that names could be prepared for each.
+ */
 
-static void string_seed_make(void)
+#define ROTATE(x, bits) ((x) << (bits) | (x) >> (64 - (bits)))
+
+static void sip_round(uint64_t v[4])
 {
-    if (getrandom(&string_seed, sizeof(string_seed), GRND_NONBLOCK) != (ssize_t)sizeof(string_seed))
-        string_seed = (uint64_t)(uintptr_t)&string_seed; /* early boot: ASLR has to do */
+    v[0] += v[1];
+    v[2] += v[3];
+    v[1] = ROTATE(v[1], 13) ^ v[0];
+    v[3] = ROTATE(v[3], 16) ^ v[2];
+    v[0] = ROTATE(v[0], 32);
+    v[2] += v[1];
+    v[0] += v[3];
+    v[1] = ROTATE(v[1], 17) ^ v[2];
+    v[3] = ROTATE(v[3], 21) ^ v[0];
+    v[2] = ROTATE(v[2], 32);
+}
+
+static void sip_word(uint64_t v[4], uint64_t word)
+{
+    v[3] ^= word;
+    sip_round(v);
+    sip_round(v);
+    v[0] ^= word;
+}
+
+/* little_endian takes up to 8 bytes. */
+static uint64_t little_endian(const unsigned char *bytes, size_t count)
+{
+    uint64_t word = 0;
+    for (size_t i = 0; i < count; i++)
+        word |= (uint64_t)bytes[i] << (8 * i);
+    return word;
+}
+
+uint64_t table_hash_keyed(const uint64_t key[2], const void *bytes, size_t size)
+{
+    uint64_t v[4] = {key[0] ^ 0x736f6d6570736575, key[1] ^ 0x646f72616e646f6d,
+                     key[0] ^ 0x6c7967656e657261, key[1] ^ 0x7465646279746573};
+    const unsigned char *at = bytes;
+    for (size_t left = size; left >= 8; left -= 8, at += 8)
+        sip_word(v, little_endian(at, 8));
+    sip_word(v, little_endian(at, size % 8) | (uint64_t)size << 56);
+    v[2] ^= 0xff;
+    for (int i = 0; i < 4; i++)
+        sip_round(v);
+    return v[0] ^ v[1] ^ v[2] ^ v[3];
+}
+
+static uint64_t string_key[2];
+
+static void string_key_make(void)
+{
+    if (getrandom(string_key, sizeof(string_key), GRND_NONBLOCK) == (ssize_t)sizeof(string_key))
+        return;
+    string_key[0] = (uint64_t)(uintptr_t)&string_key; /* early boot: ASLR has to do */
+    string_key[1] = (uint64_t)(uintptr_t)__builtin_frame_address(0);
 }
 
 uint64_t table_hash_string(const char *string)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, string_seed_make);
-    uint64_t hash = string_seed ^ 0xcbf29ce484222325u; /* FNV-1a */
-    for (; *string; string++)
-        hash = (hash ^ (unsigned char)*string) * 0x100000001b3u;
-    return table_hash_number(hash);
+    pthread_once(&once, string_key_make);
+    return table_hash_keyed(string_key, string, strlen(string));
 }

@@ -33,8 +33,10 @@ struct table_entry *table_find_next(const struct table_entry *entry);
 struct table_entry *table_next(const struct table *table, const struct table_entry *entry);
 
 uint64_t table_hash_number(uint64_t number);
-/* Seeded once a process, so that a guest cannot prepare names that collide. */
+/* With a key that each process makes for itself, so that a guest cannot prepare names that collide.
+ */
 uint64_t table_hash_string(const char *string);
+uint64_t table_hash_keyed(const uint64_t key[2], const void *bytes, size_t size);
 
 #define container_of(pointer, type, member)                                                        \
     ((type *)(void *)((char *)(pointer)-offsetof(type, member)))

@@ -45,6 +45,12 @@ static void numbers_ask(struct vm *vm, uint64_t count)
     vm->reservation = state_put_job_numbers(vm->server->state, vm->id, vm->asked_job);
 }
 
+static struct data_limits data_limits(const struct config_vm *config)
+{
+    return (struct data_limits){config->data_quota_bytes, config->max_data_files,
+                                config->max_data_open};
+}
+
 struct vm *vm_create(struct server *server, const struct config_vm *config,
                      const struct state_vm *saved)
 {
@@ -53,6 +59,7 @@ struct vm *vm_create(struct server *server, const struct config_vm *config,
         return NULL;
     vm->tenants = calloc(server->pool_count, sizeof(struct pool_tenant *));
     pthread_mutex_init(&vm->lock, NULL);
+    worker_init(&vm->worker);
     nfs_lines_init(&vm->nfs_lines);
     nfs_views_init(&vm->nfs_views);
     vm->server = server;
@@ -65,7 +72,9 @@ struct vm *vm_create(struct server *server, const struct config_vm *config,
     vm->next_job = vm->reserved_job = vm->asked_job = saved->next_job;
     numbers_ask(vm, 0);
     identity_restore(vm, saved->identity);
-    data_init(&vm->data, server->state, vm->id, saved->next_file, config->data_quota_bytes);
+    struct data_limits limits = data_limits(config);
+    data_init(&vm->data, server->state, vm->id, saved->next_file, &limits);
+    openings_limit(&vm->openings, config->max_open, config->max_open_bytes);
     for (size_t i = 0; vm->tenants && i < server->pool_count; i++) {
         vm->tenants[i] = pool_tenant_create(&server->pools[i], vm);
         if (!vm->tenants[i]) {
@@ -96,6 +105,8 @@ void vm_destroy(struct vm *vm)
     vm->destroyed = true;
     vm_newest_set(vm, NULL);
     job_unref(vm->legacy.job);
+    for (unsigned i = 0; i < VM_TOLD_JOBS; i++)
+        job_unref(vm->told_jobs[i]);
     jobs_forget(vm);
     table_finish(&vm->jobs_by_number);
     table_finish(&vm->jobs_by_tag);
@@ -109,6 +120,7 @@ void vm_destroy(struct vm *vm)
     data_finish(&vm->data);
     nfs_lines_finish(&vm->nfs_lines);
     nfs_views_finish(&vm->nfs_views);
+    worker_finish(&vm->worker);
     pthread_mutex_destroy(&vm->lock);
     free(vm);
 }
@@ -131,8 +143,23 @@ void vm_reload(struct vm *vm, const struct config_vm *config)
         pool_tenant_limit(vm->tenants[i], config->max_running, config->device_share_percent);
     vm_touch(vm);
     pthread_mutex_unlock(&vm->lock);
-    data_set_quota(&vm->data, config->data_quota_bytes);
+    struct data_limits limits = data_limits(config);
+    data_set_limits(&vm->data, &limits);
+    openings_limit(&vm->openings, config->max_open, config->max_open_bytes);
     atomic_store(&vm->gone, false);
+}
+
+bool vm_numbers_are_short(struct vm *vm, uint64_t count)
+{
+    pthread_mutex_lock(&vm->lock);
+    bool are_short = vm->reserved_job - vm->next_job < count;
+    if (are_short && vm->asked_job - vm->next_job >= count &&
+        state_is_durable(vm->server->state, vm->reservation)) {
+        vm->reserved_job = vm->asked_job;
+        are_short = false;
+    }
+    pthread_mutex_unlock(&vm->lock);
+    return are_short;
 }
 
 int vm_lock_numbers(struct vm *vm, uint64_t count)
@@ -220,7 +247,7 @@ void vm_newest_clear(struct vm *vm, struct blob *rejection)
     vm->newest.rejected_us = clock_now_us();
     /* A flood of wrong lines must not fill the memory; the next entry takes this one's place. */
     vm->entries++;
-    if (!state_is_behind(vm->server->state))
+    if (!state_is_behind(vm->server->state, vm->id))
         state_put_rejection(vm->server->state, vm->id, vm->entries, rejection);
 }
 
@@ -278,6 +305,24 @@ struct blob *vm_result_now(struct vm *vm, struct job *job, struct job **pending)
     return NULL;
 }
 
+void vm_told(struct vm *vm, struct job *job, struct blob *bytes)
+{
+    struct blob **told = job ? &job->told : &vm->told;
+    blob_unref(*told);
+    *told = blob_ref(bytes);
+    if (!job || bytes->size <= VM_SMALL_RESULT)
+        return;
+    /* It can be read from the state again, and then is the same: only some stay in memory. */
+    struct job **place = &vm->told_jobs[vm->told_turn++ % VM_TOLD_JOBS];
+    if (*place && *place != job) {
+        blob_unref((*place)->told);
+        (*place)->told = NULL;
+    }
+    job_ref(job);
+    job_unref(*place);
+    *place = job;
+}
+
 /* last_error_set notes an error; the VM is locked. */
 static void last_error_set(struct vm *vm, int number, const struct line *line, const char *text)
 {
@@ -305,7 +350,7 @@ int vm_note_error(struct vm *vm, int number, const char *about, const char *text
 static void legacy_refuse(struct vm *vm, const char *text)
 {
     snprintf(vm->legacy.error, sizeof(vm->legacy.error), "%s", text);
-    if (!state_is_behind(vm->server->state))
+    if (!state_is_behind(vm->server->state, vm->id))
         state_put_refused_request(vm->server->state, vm->id, vm->entries, text);
 }
 
@@ -349,7 +394,7 @@ static int identity_check(struct vm *vm, const struct line *line, struct identit
     int failure = identity_parse(line->bytes, &claim, error, COMMAND_MAX_ERROR);
     if (failure)
         return failure;
-    if (state_is_behind(vm->server->state)) {
+    if (state_is_behind(vm->server->state, vm->id)) {
         snprintf(error, COMMAND_MAX_ERROR, "the state cannot be written: see the host's log");
         return ENOSPC;
     }

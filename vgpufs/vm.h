@@ -19,7 +19,9 @@
 #include "nfs_lines.h"
 #include "nfs_turns.h"
 #include "nfs_view.h"
+#include "openings.h"
 #include "table.h"
+#include "worker.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -28,6 +30,9 @@
 
 struct pool_tenant;
 struct server;
+
+/* So many large results that an NFS server may be in the middle of reading stay in memory. */
+#define VM_TOLD_JOBS 4
 
 /* Ended jobs, in the order of their end (those that were read: of their first reading). */
 struct ended_list {
@@ -67,9 +72,11 @@ struct vm {
     struct pool_tenant **tenants; /* one in each pool, in the pools' order */
     _Atomic uint64_t queued, running;
     atomic_bool gone, held;
-    bool restored;                  /* it has all of its jobs; the main thread's */
-    atomic_bool nfs_reads;          /* an NFS server has asked for a result */
-    struct data data;               /* has its own lock */
+    bool restored;         /* it has all of its jobs; the main thread's */
+    atomic_bool nfs_reads; /* an NFS server has asked for a result */
+    struct data data;      /* has its own lock */
+    struct openings openings;
+    struct worker worker;
     struct nfs_waiting nfs_waiting; /* guarded by the lock of nfs_wait.c */
     struct nfs_lines nfs_lines;     /* has its own lock, outside of `lock` */
     struct nfs_views nfs_views;     /* has its own lock */
@@ -87,8 +94,10 @@ struct vm {
     state_ticket reservation;
     struct newest newest;
     struct blob *told; /* what an NFS server was told that `result` holds; NULL: nothing */
-    uint64_t entries;  /* how many there were: every one that becomes the newest has a number */
-    bool destroyed;    /* the daemon ends: what is taken out stays in the state */
+    struct job *told_jobs[VM_TOLD_JOBS]; /* references to those whose `told` is large */
+    unsigned told_turn;
+    uint64_t entries; /* how many there were: every one that becomes the newest has a number */
+    bool destroyed;   /* the daemon ends: what is taken out stays in the state */
     struct last_error last_error;
     struct legacy legacy;
     struct vm_counters counters;
@@ -105,6 +114,8 @@ void vm_destroy(struct vm *vm);
 void vm_reload(struct vm *vm, const struct config_vm *config);
 /* vm_numbers_ready waits until the first job numbers are reserved. */
 int vm_numbers_ready(struct vm *vm);
+/* vm_numbers_are_short: would whoever takes so many job numbers have to wait for the disk? */
+bool vm_numbers_are_short(struct vm *vm, uint64_t count);
 /* vm_save_numbers notes exactly which numbers were used, at a clean stop. */
 void vm_save_numbers(struct vm *vm);
 
@@ -177,6 +188,9 @@ void vm_told_restore(struct server *server, const struct handover *handover,
  * locked.
  */
 struct blob *vm_result_now(struct vm *vm, struct job *job, struct job **pending);
+/* vm_told notes what an NFS server was told that the job's result holds (`job` NULL: the newest
+ * entry's). `vm` is locked. */
+void vm_told(struct vm *vm, struct job *job, struct blob *bytes);
 /* vm_job_read: somebody has read the whole result. */
 void vm_job_read(struct vm *vm, uint64_t number);
 

@@ -207,7 +207,7 @@ static int make_directory(struct vm *vm, const char *tag, struct job **made)
         error = EROFS;
     else if (vm_tag_lookup(vm, tag))
         error = EEXIST;
-    else if (state_is_behind(vm->server->state))
+    else if (state_is_behind(vm->server->state, vm->id))
         error = ENOSPC;
     else if (!vm_make_room(vm, 1))
         error = EDQUOT;

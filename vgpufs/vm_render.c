@@ -91,10 +91,38 @@ static void render_last_error(const struct last_error *last, struct text *text)
     text_puts(text, "\n");
 }
 
+/* render_counted ends the line of limits with what is counted, each beside its limit. */
+static void render_counted(const struct vm *vm, const struct data_usage *usage, struct text *text)
+{
+    const struct {
+        const char *name;
+        uint64_t value;
+    } fields[] = {
+        {"data_files", usage->files},
+        {"max_data_files", usage->limits.max_files},
+        {"data_open", usage->open_files},
+        {"max_data_open", usage->limits.max_open},
+        {"open", atomic_load(&vm->openings.files)},
+        {"max_open", atomic_load(&vm->openings.max_files)},
+        {"open_bytes", atomic_load(&vm->openings.bytes)},
+        {"max_open_bytes", atomic_load(&vm->openings.max_bytes)},
+        {"waiting", vm->parked.count},
+        {"max_waiting", vm->config.max_waiting},
+        {"max_running", vm->config.max_running},
+        {"max_crashes", vm->config.max_crashes},
+        {"device_share_percent", vm->config.device_share_percent},
+        {"retain_jobs", vm->config.retain_jobs},
+        {"retain_for_s", vm->config.retain_for_ms / 1000},
+    };
+    for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++)
+        text_printf(text, " %s=%" PRIu64, fields[i].name, fields[i].value);
+    text_puts(text, "\n");
+}
+
 void vm_render_status(struct vm *vm, struct text *text)
 {
-    uint64_t used, quota, files;
-    data_usage(&vm->data, &used, &quota, &files);
+    struct data_usage usage;
+    data_usage(&vm->data, &usage);
     pthread_mutex_lock(&vm->lock);
     const struct pool *pool = &vm->server->pools[vm->identity.pool];
     text_printf(text,
@@ -108,9 +136,10 @@ void vm_render_status(struct vm *vm, struct text *text)
     render_last_error(&vm->last_error, text);
     text_printf(text,
                 "limits max_queued=%" PRIu64 " max_jobs=%" PRIu64 " max_run_s=%" PRIu64
-                " data_bytes=%" PRIu64 " data_quota_bytes=%" PRIu64 "\n",
+                " data_bytes=%" PRIu64 " data_quota_bytes=%" PRIu64,
                 vm->config.max_queued, vm->config.max_jobs, atomic_load(&pool->max_run_ms) / 1000,
-                used, quota);
+                usage.used_bytes, usage.limits.quota_bytes);
+    render_counted(vm, &usage, text);
     pthread_mutex_unlock(&vm->lock);
 }
 

@@ -228,7 +228,7 @@ static int take_room(struct submission *submission)
     uint64_t bytes = 0;
     for (size_t i = 0; i < submission->count; i++)
         bytes += submission->drafts[i].is_duplicate ? 0 : draft_room(&submission->drafts[i]);
-    if (state_is_failing(state) || state_is_behind(state))
+    if (state_is_failing(state) || state_is_behind(state, submission->vm->id))
         return fail(submission, submission->count - 1, ENOSPC,
                     "the state cannot be written: see the host's log");
     if (!state_reserve(state, bytes))

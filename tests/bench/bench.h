@@ -89,5 +89,6 @@ void bench_vector(void);
 void bench_library(void);
 void bench_start(void);
 void bench_curves(void);
+void bench_flood(void);
 
 #endif

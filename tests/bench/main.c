@@ -25,6 +25,7 @@ static const struct bench benches[] = {
     {"data", "reading and writing data/; bindfs", bench_data},
     {"vector", "VECTOR_ADD against STREAM and cat", bench_vector},
     {"library", "MATRIX_MUL and FFT against OpenBLAS and FFTW", bench_library},
+    {"flood", "a job of one VM while another one floods", bench_flood},
     {"curves", "latency against VMs, queue and clients, as a picture", bench_curves},
 };
 

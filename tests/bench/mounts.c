@@ -127,6 +127,7 @@ void mount_start_vgpufs(struct mount *mount, const char *name, const char *setti
     fprintf(file,
             "[vgpufs]\nmountpoint = %s.mnt\nstate_dir = %s.state\n%s\n"
             "[defaults]\nmax_queued = 1000000\nmax_jobs = 1000000\ndata_quota = 16G\n"
+            "max_open = 1000000\nmax_waiting = 1000000\n"
             "[pool A]\nmax_queued = 1000000\nbackend = cpu\nexecutor = \"%s\"\n"
             "[pool B]\nmax_queued = 1000000\nbackend = cpu\nexecutor = \"%s\"\n%s\n",
             name, name, settings, bench_setup.executor, bench_setup.executor, sections);

@@ -210,6 +210,13 @@ def flood(attempt):
     send(DONE, attempt, {"status": "done", "device_us": 1})
 
 
+def large(attempt):
+    """No fault: a result of a MiB."""
+    for _ in range(4):
+        send(OUTPUT, attempt, (), b"%x" % (attempt % 16) * (256 * 1024))
+    send(DONE, attempt, {"status": "done", "device_us": 1})
+
+
 def endless_flood(attempt):
     while True:
         send(OUTPUT, attempt, (), b"x" * (256 * 1024))
@@ -318,7 +325,7 @@ GREETINGS = {function.__name__: function for function in (
     no_hello, silent, refuse, refuse_silently, bad_protocol, evil_hello, garbage_hello)}
 JOBS = {function.__name__: function for function in (
     crash, segfault, leave, close, hang, garbage, noisy_garbage, huge, partial, unended_fields,
-    unknown_type, wrong_direction, bad_status, fails_silently, leaves_children, eats, escape, late_answer, deaf, twice, flood, endless_flood, evil_error,
+    unknown_type, wrong_direction, bad_status, fails_silently, leaves_children, eats, escape, late_answer, deaf, twice, large, flood, endless_flood, evil_error,
     evil_output, evil_progress, evil_reading, evil_log, greedy, probed_crash, probed_device, probed_sticky)}
 
 

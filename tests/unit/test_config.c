@@ -81,6 +81,11 @@ static void test_defaults(void **state)
         assert_int_equal(vm->device_share_percent, 100);
         assert_int_equal(vm->max_crashes, 5);
         assert_int_equal(vm->data_quota_bytes, 1 << 30);
+        assert_int_equal(vm->max_data_files, 65536);
+        assert_int_equal(vm->max_data_open, 512);
+        assert_int_equal(vm->max_open, 4096);
+        assert_int_equal(vm->max_open_bytes, 64 << 20);
+        assert_int_equal(vm->max_waiting, 4096);
         assert_int_equal(vm->retain_jobs, 1024);
         assert_int_equal(vm->retain_for_ms, 3600 * 1000);
     }
@@ -141,6 +146,11 @@ static void test_every_key(void **state)
                                   "device_share = 25%\n"
                                   "max_crashes = 0\n"
                                   "data_quota = 512M\n"
+                                  "max_data_files = 5\n"
+                                  "max_data_open = 6\n"
+                                  "max_open = 17\n"
+                                  "max_open_bytes = 1M\n"
+                                  "max_waiting = 8\n"
                                   "retain_jobs = 4\n"
                                   "retain_for = 2d\n"
                                   "uid = 1234\n"
@@ -189,6 +199,11 @@ static void test_every_key(void **state)
     assert_int_equal(vm->device_share_percent, 25);
     assert_int_equal(vm->max_crashes, 0);
     assert_int_equal(vm->data_quota_bytes, 512 << 20);
+    assert_int_equal(vm->max_data_files, 5);
+    assert_int_equal(vm->max_data_open, 6);
+    assert_int_equal(vm->max_open, 17);
+    assert_int_equal(vm->max_open_bytes, 1 << 20);
+    assert_int_equal(vm->max_waiting, 8);
     assert_int_equal(vm->retain_jobs, 4);
     assert_int_equal(vm->retain_for_ms, 2 * 86400 * 1000);
     assert_int_equal(vm->uid, 1234);
@@ -711,17 +726,55 @@ static void test_lists(void **state)
 {
     (void)state;
     static const char *const names[] = {
-        "mountpoint",    "state_dir",      "vms",           "durability",
-        "on_restart",    "max_reruns",     "stop_timeout",  "stats_log_interval",
-        "log_level",     "log_jobs",       "stats_mode",    "hold",
-        "threads",       "waiting_per_vm", "uid_base",      "pool",
-        "priority",      "pools",          "max_priority",  "identity",
-        "max_queued",    "max_jobs",       "max_running",   "device_share",
-        "max_crashes",   "data_quota",     "retain_jobs",   "retain_for",
-        "uid",           "address",        "backend",       "device",
-        "slots",         "executor",       "order",         "max_wait",
-        "max_run",       "max_result",     "sandbox",       "host_memory",
-        "max_processes", "scrub",          "device_memory", "mps_percent",
+        "mountpoint",
+        "state_dir",
+        "vms",
+        "durability",
+        "on_restart",
+        "max_reruns",
+        "stop_timeout",
+        "stats_log_interval",
+        "log_level",
+        "log_jobs",
+        "stats_mode",
+        "hold",
+        "threads",
+        "waiting_per_vm",
+        "uid_base",
+        "pool",
+        "priority",
+        "pools",
+        "max_priority",
+        "identity",
+        "max_queued",
+        "max_jobs",
+        "max_running",
+        "device_share",
+        "max_crashes",
+        "data_quota",
+        "max_data_files",
+        "max_data_open",
+        "max_open",
+        "max_open_bytes",
+        "max_waiting",
+        "retain_jobs",
+        "retain_for",
+        "uid",
+        "address",
+        "backend",
+        "device",
+        "slots",
+        "executor",
+        "order",
+        "max_wait",
+        "max_run",
+        "max_result",
+        "sandbox",
+        "host_memory",
+        "max_processes",
+        "scrub",
+        "device_memory",
+        "mps_percent",
     };
     char *help = NULL, *mdoc = NULL;
     size_t size;

@@ -19,9 +19,12 @@
 
 #include <cmocka.h> /* after the headers that it needs */
 
-#define VM    3
-#define QUOTA 1000
+#define VM         3
+#define QUOTA      1000
+#define MOST_FILES 2000
+#define MOST_OPEN  3
 
+static const struct data_limits limits = {QUOTA, MOST_FILES, MOST_OPEN};
 static struct state *state;
 static struct data data;
 
@@ -47,7 +50,7 @@ static void start(void)
     state = state_open(scratch_path("state"), &error);
     if (!state)
         fail_msg("%s", error.data);
-    data_init(&data, state, VM, saved_next_file(), QUOTA);
+    data_init(&data, state, VM, saved_next_file(), &limits);
     data_adopt(&data, adopted);
     kept_file = data_get(&data, adopted);
     data_sweep(&data);
@@ -156,10 +159,10 @@ static void assert_no_file(const char *name)
 
 static void assert_usage(uint64_t bytes, uint64_t files)
 {
-    uint64_t used, quota, count;
-    data_usage(&data, &used, &quota, &count);
-    assert_int_equal(used, bytes);
-    assert_int_equal(count, files);
+    struct data_usage usage;
+    data_usage(&data, &usage);
+    assert_int_equal(usage.used_bytes, bytes);
+    assert_int_equal(usage.files, files);
 }
 
 static void count_name(void *context, uint64_t number, const char *name)
@@ -329,10 +332,10 @@ static void test_quota(void **unused)
     assert_int_equal(data_charge(a, 601), EDQUOT);
     assert_usage(1000, 2);
     /* Less than is used: nothing grows, all else goes on. */
-    data_set_quota(&data, 100);
+    data_set_limits(&data, &(struct data_limits){100, MOST_FILES, MOST_OPEN});
     assert_int_equal(data_charge(a, 600), 0);
     assert_int_equal(data_charge(a, 601), EDQUOT);
-    data_set_quota(&data, 1001);
+    data_set_limits(&data, &(struct data_limits){1001, MOST_FILES, MOST_OPEN});
     assert_int_equal(data_charge(a, 602), EDQUOT);
     assert_int_equal(data_charge(a, 601), 0);
     data_unref(a);
@@ -653,7 +656,7 @@ static void test_file_limit(void **unused)
     struct data_file *file;
     put("a", "");
     size_t count = data.by_number.count;
-    data.by_number.count = DATA_MAX_FILES; /* as if */
+    data.by_number.count = MOST_FILES; /* as if */
     assert_int_equal(data_create(&data, "b", true, &file), EDQUOT);
     assert_int_equal(data_create_output(&data, &file), EDQUOT);
     assert_int_equal(data_create(&data, "a", false, &file), 0);
@@ -706,18 +709,19 @@ static void test_threads(void **unused)
 {
     (void)unused;
     pthread_t threads[THREADS];
-    uint64_t sum = 0, used, quota, files;
+    uint64_t sum = 0;
+    struct data_usage usage;
     for (uintptr_t i = 0; i < THREADS; i++)
         assert_int_equal(pthread_create(&threads[i], NULL, use_files, (void *)(i + 1)), 0);
     for (size_t i = 0; i < THREADS; i++)
         pthread_join(threads[i], NULL);
     data_each(&data, add_size, &sum);
-    data_usage(&data, &used, &quota, &files);
-    assert_int_equal(used, sum);
-    assert_int_equal(data.by_number.count, files);
-    assert_int_equal(quota, QUOTA);
+    data_usage(&data, &usage);
+    assert_int_equal(usage.used_bytes, sum);
+    assert_int_equal(data.by_number.count, usage.files);
+    assert_int_equal(usage.limits.quota_bytes, QUOTA);
     restart();
-    assert_usage(sum, files);
+    assert_usage(sum, usage.files);
 }
 
 #define DATA_TEST(test) cmocka_unit_test_setup_teardown(test, setup, teardown)

@@ -246,12 +246,28 @@ static void test_heap_reserve(void **state)
     assert_null(heap_top(&heap));
 }
 
+/* The last vector of the paper's appendix A: key 00 01 … 0f, message 00 01 … 0e. */
+static void test_keyed_hash(void **state)
+{
+    (void)state;
+    const uint64_t key[2] = {0x0706050403020100, 0x0f0e0d0c0b0a0908};
+    unsigned char message[15];
+    for (unsigned char i = 0; i < sizeof(message); i++)
+        message[i] = i;
+    assert_true(table_hash_keyed(key, message, sizeof(message)) == 0xa129ca6149be45e5);
+    const uint64_t other[2] = {key[0], key[1] ^ 1};
+    assert_false(table_hash_keyed(other, message, 8) == table_hash_keyed(key, message, 8));
+    assert_true(table_hash_string("abc") == table_hash_string("abc"));
+    assert_false(table_hash_string("abc") == table_hash_string("abd"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_table),       cmocka_unit_test(test_empty_table),
-        cmocka_unit_test(test_table_grows), cmocka_unit_test(test_hashes),
-        cmocka_unit_test(test_heap),        cmocka_unit_test(test_heap_reserve),
+        cmocka_unit_test(test_table),        cmocka_unit_test(test_empty_table),
+        cmocka_unit_test(test_table_grows),  cmocka_unit_test(test_hashes),
+        cmocka_unit_test(test_keyed_hash),   cmocka_unit_test(test_heap),
+        cmocka_unit_test(test_heap_reserve),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
