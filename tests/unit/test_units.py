@@ -22,6 +22,7 @@ PROGRAMS = {
 }
 UNITS = ["vgpufs.service", "vgpufs-mount.service"]
 GUEST_UNITS = ["mnt-vgpu.mount", "vgpu-identity.service"]
+HOLDER = 52  # root, which mounts where the host sees it: nothing with a mount namespace can be set
 OK = 50  # systemd-analyze's exposure of 0 to 100; OK is below 50
 
 
@@ -75,10 +76,12 @@ class Units(unittest.TestCase):
         self.assertNotEqual(status, 0)
 
     def test_rating(self):
-        status, output = analyze("security", "--offline=yes", "--no-pager", f"--threshold={OK}",
-                                 self.folder / "vgpufs.service")
-        self.assertEqual(status, 0, output)
-        self.assertRegex(output, r"exposure level for vgpufs.service: \S+ (OK|SAFE|PERFECT)")
+        for name, most in (("vgpufs.service", OK), ("vgpufs-mount.service", HOLDER)):
+            status, output = analyze("security", "--offline=yes", "--no-pager",
+                                     f"--threshold={most}", self.folder / name)
+            self.assertEqual(status, 0, output)
+            if most == OK:
+                self.assertRegex(output, rf"exposure level for {name}: \S+ (OK|SAFE|PERFECT)")
 
     def test_the_daemon_has_no_privilege(self):
         unit = Several(BUILD / "config/vgpufs.service")
