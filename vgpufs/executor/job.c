@@ -108,12 +108,17 @@ void job_printf(struct job *job, const char *format, ...)
         job->stopped = true;
 }
 
-void job_count_times(struct job *job, uint64_t took, uint64_t computed, uint64_t verified)
+void job_count_times(struct job *job, uint64_t took, const struct job_shares *shares)
 {
-    double share = verified ? (double)verified / (double)(computed + verified) : 0;
-    uint64_t verifying = (uint64_t)(share * (double)took);
+    double all = (double)shares->computed + (double)shares->verified + (double)shares->copied;
+    double each = all > 0 ? (double)took / all : 0;
+    uint64_t verifying = (uint64_t)(each * (double)shares->verified);
+    uint64_t copying = (uint64_t)(each * (double)shares->copied);
+    if (verifying + copying > took) /* by a rounding */
+        copying = took - verifying;
     job->verify_ns += verifying;
-    job->compute_ns += took - verifying;
+    job->copy_ns += copying;
+    job->compute_ns += took - verifying - copying;
 }
 
 void job_print_times(struct job *job)

@@ -77,9 +77,12 @@ int job_step(struct job *job, double progress);
 int job_wait(struct job *job, uint64_t ms);
 /* job_clock_ns is a monotonic clock. */
 uint64_t job_clock_ns(void);
-/* job_count_times: of work on which threads spent `computed` and `verified` nanoseconds, all of
- * them together, and which took `took`. */
-void job_count_times(struct job *job, uint64_t took, uint64_t computed, uint64_t verified);
+/* job_count_times: of work that took `took`, and on which threads spent so many nanoseconds, all of
+ * them together. */
+struct job_shares {
+    uint64_t computed, verified, copied;
+};
+void job_count_times(struct job *job, uint64_t took, const struct job_shares *shares);
 
 /* Data files (job_files.c). Each returns 0, or -1 and the job has failed or should stop. */
 int job_file_size(struct job *job, const char *name, uint64_t *bytes);
@@ -87,6 +90,22 @@ int job_file_size(struct job *job, const char *name, uint64_t *bytes);
 int job_reserve(struct job *job, const char *name, uint64_t bytes);
 int job_read(struct job *job, const char *name, void *data, size_t size, uint64_t offset);
 int job_write(struct job *job, const char *name, const void *data, size_t size, uint64_t offset);
+
+/*
+ * The same in other threads than the job's, which has to tell the failure and to count the time
+ * afterwards.
+ */
+struct job_failure {
+    const char *name;
+    bool writing;
+    int error; /* 0: the file has ended */
+    uint64_t at;
+};
+int job_try_read(const struct job *job, const char *name, void *data, size_t size, uint64_t offset,
+                 struct job_failure *failure);
+int job_try_write(const struct job *job, const char *name, const void *data, size_t size,
+                  uint64_t offset, struct job_failure *failure);
+void job_fail_transfer(struct job *job, const struct job_failure *failure);
 
 /*
  * For the server: job_start clears, copies a FRAME_JOB with the descriptors that came

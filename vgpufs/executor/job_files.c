@@ -60,47 +60,69 @@ int job_reserve(struct job *job, const char *name, uint64_t bytes)
     return job_await_reserved(job, name);
 }
 
-int job_read(struct job *job, const char *name, void *data, size_t size, uint64_t offset)
+/* transfer reads into `data`, or writes what is there. */
+static int transfer(const struct job *job, const char *name, void *data, size_t size,
+                    uint64_t offset, bool writing, struct job_failure *failure)
 {
-    uint64_t start = job_clock_ns();
     int file = job_descriptor(job, name);
-    char *to = data;
-    size_t got = 0;
-    while (got < size) {
-        ssize_t piece = pread(file, to + got, size - got, (off_t)(offset + got));
+    char *at = data;
+    size_t done = 0;
+    while (done < size) {
+        off_t place = (off_t)(offset + done);
+        ssize_t piece = writing ? pwrite(file, at + done, size - done, place)
+                                : pread(file, at + done, size - done, place);
         if (piece < 0 && errno == EINTR)
             continue;
-        if (piece < 0)
-            job_fail(job, "%s=%s: reading at byte %" PRIu64 ": %s", name, job_text(job, name),
-                     offset + got, strerror(errno));
-        if (piece == 0)
-            job_fail(job, "%s=%s ends at byte %" PRIu64 ": it was truncated while the job ran",
-                     name, job_text(job, name), offset + got);
-        if (piece <= 0)
+        if (piece < 0 || (piece == 0 && !writing)) {
+            *failure = (struct job_failure){name, writing, piece < 0 ? errno : 0, offset + done};
             return -1;
-        got += (size_t)piece;
+        }
+        done += (size_t)piece;
     }
-    job->copy_ns += job_clock_ns() - start;
     return 0;
+}
+
+int job_try_read(const struct job *job, const char *name, void *data, size_t size, uint64_t offset,
+                 struct job_failure *failure)
+{
+    return transfer(job, name, data, size, offset, false, failure);
+}
+
+int job_try_write(const struct job *job, const char *name, const void *data, size_t size,
+                  uint64_t offset, struct job_failure *failure)
+{
+    return transfer(job, name, (void *)(uintptr_t)data, size, offset, true, failure);
+}
+
+void job_fail_transfer(struct job *job, const struct job_failure *failure)
+{
+    const char *name = failure->name, *value = job_text(job, name);
+    if (failure->error)
+        job_fail(job, "%s=%s: %s at byte %" PRIu64 ": %s", name, value,
+                 failure->writing ? "writing" : "reading", failure->at, strerror(failure->error));
+    else
+        job_fail(job, "%s=%s ends at byte %" PRIu64 ": it was truncated while the job ran", name,
+                 value, failure->at);
+}
+
+int job_read(struct job *job, const char *name, void *data, size_t size, uint64_t offset)
+{
+    struct job_failure failure;
+    uint64_t start = job_clock_ns();
+    int result = job_try_read(job, name, data, size, offset, &failure);
+    if (result < 0)
+        job_fail_transfer(job, &failure);
+    job->copy_ns += job_clock_ns() - start;
+    return result;
 }
 
 int job_write(struct job *job, const char *name, const void *data, size_t size, uint64_t offset)
 {
+    struct job_failure failure;
     uint64_t start = job_clock_ns();
-    int file = job_descriptor(job, name);
-    const char *from = data;
-    size_t put = 0;
-    while (put < size) {
-        ssize_t piece = pwrite(file, from + put, size - put, (off_t)(offset + put));
-        if (piece < 0 && errno == EINTR)
-            continue;
-        if (piece < 0) {
-            job_fail(job, "%s=%s: writing at byte %" PRIu64 ": %s", name, job_text(job, name),
-                     offset + put, strerror(errno));
-            return -1;
-        }
-        put += (size_t)piece;
-    }
+    int result = job_try_write(job, name, data, size, offset, &failure);
+    if (result < 0)
+        job_fail_transfer(job, &failure);
     job->copy_ns += job_clock_ns() - start;
-    return 0;
+    return result;
 }

@@ -97,8 +97,9 @@ static bool transpose_chunk(struct transpose *transpose)
     bool wrong = false;
     for (size_t i = 0; i < stripes; i++)
         wrong = wrong || transpose->wrong[i];
-    job_count_times(transpose->job, job_clock_ns() - start, atomic_load(&transpose->moved_ns),
-                    atomic_load(&transpose->verified_ns));
+    const struct job_shares shares = {.computed = atomic_load(&transpose->moved_ns),
+                                      .verified = atomic_load(&transpose->verified_ns)};
+    job_count_times(transpose->job, job_clock_ns() - start, &shares);
     return !wrong;
 }
 
