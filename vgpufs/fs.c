@@ -24,6 +24,14 @@
 #define GENERATION 1
 /* Of what never changes while the daemon runs; a reload invalidates it. */
 #define LONG_TIMEOUT 3600.0
+/*
+ * Of a data file. Its bytes, size and times change by this mount alone, whose kernel forgets what
+ * it knew with every WRITE, SETATTR and FALLOCATE; an executor writes a file that the kernel has
+ * not seen. Without it each read(2) from the cache asks first (FUSE_CAP_AUTO_INVAL_DATA), which
+ * costs as much as a MiB. What may be late by it is that a file which is still open has lost its
+ * name.
+ */
+#define FILE_TIMEOUT 1.0
 /* READs that an NFS server makes by splice are background requests; the default of 12 is for all
  * VMs together. */
 #define MAX_BACKGROUND 4096
@@ -74,9 +82,11 @@ static bool from_nfs(fuse_req_t request)
            CALLER_LOCAL;
 }
 
-/* attr_timeout: only what never changes may be remembered by the kernel. */
+/* attr_timeout: only what does not change behind the kernel's back may be remembered by it. */
 static double attr_timeout(const struct node *node)
 {
+    if (node->type->kind == NODE_FILE)
+        return FILE_TIMEOUT;
     return node->type->kind == NODE_ROOT ? LONG_TIMEOUT : 0;
 }
 
