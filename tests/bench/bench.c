@@ -1,12 +1,17 @@
 #include "bench.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <ftw.h>
+#include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -16,6 +21,7 @@ struct bench_setup bench_setup;
 
 static char root[256];
 static pid_t root_owner; /* who removes it: not a child that fails */
+static atomic_bool ending;
 
 size_t bench_scale(size_t whole, size_t smoke)
 {
@@ -64,6 +70,9 @@ void bench_fail(const char *format, ...)
     va_start(args, format);
     vsnprintf(text, sizeof(text), format, args);
     va_end(args);
+    /* What is cleaned up under their feet makes other threads fail: they wait for the end. */
+    while (getpid() == root_owner && atomic_exchange(&ending, true))
+        pause();
     fprintf(stderr, "vgpufs-bench: %s\n", text);
     if (getpid() == root_owner) {
         mounts_stop_all();
@@ -72,18 +81,46 @@ void bench_fail(const char *format, ...)
     _exit(1);
 }
 
+static void signals_of_the_end(sigset_t *signals)
+{
+    sigemptyset(signals);
+    sigaddset(signals, SIGINT);
+    sigaddset(signals, SIGTERM);
+    sigaddset(signals, SIGHUP);
+}
+
+static void *signals_wait(void *unused)
+{
+    sigset_t signals;
+    int number;
+    (void)unused;
+    signals_of_the_end(&signals);
+    sigwait(&signals, &number);
+    bench_fail("%s", strsignal(number));
+}
+
+void bench_catch_signals(void)
+{
+    pthread_t thread;
+    sigset_t signals;
+    signals_of_the_end(&signals);
+    root_owner = getpid();
+    pthread_sigmask(SIG_BLOCK, &signals, NULL);
+    if (pthread_create(&thread, NULL, signals_wait, NULL) != 0)
+        bench_fail("cannot start a thread");
+}
+
+void bench_child(void)
+{
+    sigset_t signals;
+    signals_of_the_end(&signals);
+    pthread_sigmask(SIG_UNBLOCK, &signals, NULL);
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+}
+
 void bench_die(const char *what)
 {
     bench_fail("%s: %s", what, strerror(errno));
-}
-
-void bench_open(void)
-{
-    const char *folder = getenv("TMPDIR");
-    snprintf(root, sizeof(root), "%s/vgpufs-bench-XXXXXX", folder ? folder : "/tmp");
-    if (!mkdtemp(root))
-        bench_die(root);
-    root_owner = getpid();
 }
 
 static int remove_one(const char *path, const struct stat *stat, int flag, struct FTW *walk)
@@ -96,8 +133,38 @@ static int remove_one(const char *path, const struct stat *stat, int flag, struc
 
 void bench_close(void)
 {
-    if (nftw(root, remove_one, 32, FTW_DEPTH | FTW_PHYS | FTW_MOUNT) < 0)
+    if (root[0] && nftw(root, remove_one, 32, FTW_DEPTH | FTW_PHYS | FTW_MOUNT) < 0)
         fprintf(stderr, "vgpufs-bench: cannot remove %s: %s\n", root, strerror(errno));
+    root[0] = '\0';
+}
+
+/* sweep removes the folders of benches that were killed: the process is in the name. */
+static void sweep(const char *folder)
+{
+    DIR *directory = opendir(folder);
+    for (struct dirent *entry; directory && (entry = readdir(directory));) {
+        int pid, end = 0;
+        if (sscanf(entry->d_name, "vgpufs-bench-%d-%n", &pid, &end) != 1 || !end || pid <= 0 ||
+            kill(pid, 0) == 0 || errno != ESRCH)
+            continue;
+        snprintf(root, sizeof(root), "%s/%.100s", folder, entry->d_name);
+        mounts_remove_left(root);
+        bench_close();
+    }
+    if (directory)
+        closedir(directory);
+}
+
+void bench_open(void)
+{
+    const char *folder = getenv("TMPDIR");
+    char path[128];
+    snprintf(path, sizeof(path), "%s", folder ? folder : "/tmp");
+    sweep(path);
+    snprintf(root, sizeof(root), "%s/vgpufs-bench-%d-XXXXXX", path, (int)getpid());
+    if (!mkdtemp(root))
+        bench_die(root);
+    root_owner = getpid();
 }
 
 const char *bench_path(const char *format, ...)
@@ -162,7 +229,9 @@ static struct {
 void figures_begin(const char *bench)
 {
     figures.bench = bench;
-    if (!bench_setup.json)
+    if (bench_setup.markdown && !figures.count++)
+        printf("| figure | measured | goal | reached |\n| --- | --- | --- | --- |\n");
+    else if (!bench_setup.json && !bench_setup.markdown)
         printf("%s%-58s %13s  %-12s %s\n", figures.with_goal ? "\n" : "", bench, "measured", "goal",
                "reached");
 }
@@ -194,6 +263,10 @@ void figure(const char *name, double value, const char *unit, enum goal goal, do
                figures.count++ ? ",\n" : "[\n", figures.bench, own == name ? "" : figures.above,
                own == name ? "" : ": ", own, value, unit, wanted,
                goal ? json_truth[reached] : "null");
+    else if (bench_setup.markdown)
+        printf("| %s: %s%s%s | %s %s | %s | %s |\n", figures.bench,
+               own == name ? "" : figures.above, own == name ? "" : ": ", own, measured, unit,
+               wanted, goal ? truth[reached] : "");
     else
         printf("  %-56s %9s %-4s %-12s %s\n", name, measured, unit, wanted,
                goal ? truth[reached] : "");
@@ -220,13 +293,13 @@ void figure_note(const char *format, ...)
     va_start(args, format);
     vsnprintf(text, sizeof(text), format, args);
     va_end(args);
-    fprintf(bench_setup.json ? stderr : stdout, "  (%s)\n", text);
+    fprintf(bench_setup.json || bench_setup.markdown ? stderr : stdout, "  (%s)\n", text);
 }
 
 void figures_end(void)
 {
     if (bench_setup.json)
         printf("%s\n", figures.count ? "\n]" : "[]");
-    else
+    else if (!bench_setup.markdown)
         printf("\n%u of %u goals reached\n", figures.reached, figures.with_goal);
 }

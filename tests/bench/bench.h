@@ -19,7 +19,8 @@
 struct bench_setup {
     const char *vgpufs, *executor; /* the programs that are measured */
     const char *floor, *queue;     /* helpers: the empty filesystem, the queue by itself */
-    bool json, smoke;              /* smoke: a few rounds of each, to see that it works */
+    bool json, markdown;           /* instead of a table to look at */
+    bool smoke;                    /* smoke: a few rounds of each, to see that it works */
 };
 extern struct bench_setup bench_setup;
 
@@ -40,6 +41,14 @@ void bench_unpin(void);
 /* These print "vgpufs-bench: …", clean up and exit. Thread-safe. */
 __attribute__((noreturn)) void bench_die(const char *what); /* with errno */
 __attribute__((noreturn, format(printf, 1, 2))) void bench_fail(const char *format, ...);
+
+/*
+ * bench_catch_signals, before anything is started: SIGINT, SIGTERM and SIGHUP clean up too. Of a
+ * bench that is killed nothing runs on, and the next one removes its folder.
+ */
+void bench_catch_signals(void);
+/* bench_child, in a child after fork(2): it ends with the bench, and is ended by signals again. */
+void bench_child(void);
 
 /* The folder of this run, made by bench_open on TMPDIR's filesystem, removed by bench_close. */
 void bench_open(void);

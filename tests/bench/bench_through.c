@@ -17,6 +17,7 @@ static double ping_pong(size_t rounds)
     if (child < 0)
         bench_die("fork");
     if (child == 0) {
+        bench_child();
         close(ends[0]);
         while (read(ends[1], bytes, sizeof(bytes)) > 0)
             if (write(ends[1], bytes, sizeof(bytes)) < 0)

@@ -40,10 +40,11 @@ static void list(FILE *to)
 static int usage(FILE *to)
 {
     fputs("usage: vgpufs-bench --vgpufs=FILE --executor=FILE --floor=FILE --queue=FILE\n"
-          "                    [--json] [--smoke] [--list] [NAME...]\n\n"
-          "  --json   print an array of figures instead of a table\n"
-          "  --list   print the names\n"
-          "  --smoke  a few rounds of each: see that they work, measure nothing\n\n",
+          "                    [--json | --markdown] [--smoke] [--list] [NAME...]\n\n"
+          "  --json      print an array of figures instead of a table\n"
+          "  --markdown  print the rows of a table for a README\n"
+          "  --list      print the names\n"
+          "  --smoke     a few rounds of each: see that they work, measure nothing\n\n",
           to);
     list(to);
     return to == stdout ? 0 : 2;
@@ -69,15 +70,11 @@ static void run(const struct bench *bench)
 int main(int argc, char **argv)
 {
     static const struct option options[] = {
-        {"vgpufs", required_argument, NULL, 'v'},
-        {"executor", required_argument, NULL, 'e'},
-        {"floor", required_argument, NULL, 'f'},
-        {"queue", required_argument, NULL, 'q'},
-        {"json", no_argument, NULL, 'j'},
-        {"smoke", no_argument, NULL, 's'},
-        {"list", no_argument, NULL, 'l'},
-        {"help", no_argument, NULL, 'h'},
-        {0},
+        {"vgpufs", required_argument, NULL, 'v'}, {"executor", required_argument, NULL, 'e'},
+        {"floor", required_argument, NULL, 'f'},  {"queue", required_argument, NULL, 'q'},
+        {"json", no_argument, NULL, 'j'},         {"markdown", no_argument, NULL, 'm'},
+        {"smoke", no_argument, NULL, 's'},        {"list", no_argument, NULL, 'l'},
+        {"help", no_argument, NULL, 'h'},         {0},
     };
     const char **const programs[] = {&bench_setup.vgpufs, &bench_setup.executor, &bench_setup.floor,
                                      &bench_setup.queue};
@@ -88,6 +85,8 @@ int main(int argc, char **argv)
             *programs[found - letters] = optarg;
         else if (option == 'j')
             bench_setup.json = true;
+        else if (option == 'm')
+            bench_setup.markdown = true;
         else if (option == 's')
             bench_setup.smoke = true;
         else if (option == 'l')
@@ -100,6 +99,7 @@ int main(int argc, char **argv)
             return usage(stderr);
     for (int i = optind; i < argc; i++)
         find(argv[i]);
+    bench_catch_signals();
     for (int i = optind; i < argc; i++)
         run(find(argv[i]));
     for (size_t i = 0; i < BENCHES && optind == argc; i++)

@@ -33,6 +33,7 @@ pid_t program_start(const char *const *words)
         bench_die("fork");
     if (child > 0)
         return child;
+    bench_child();
     int log = open(bench_path("log"), O_WRONLY | O_CREAT | O_APPEND, 0600);
     int null = open("/dev/null", O_RDONLY);
     dup2(null, STDIN_FILENO);
@@ -165,6 +166,23 @@ void mount_stop(struct mount *mount)
     mount->pid = 0;
     if (is_mounted(mount->folder)) /* only if the daemon has died */
         program_run((const char *const[]){"fusermount3", "-u", "-z", mount->folder, NULL});
+}
+
+void mounts_remove_left(const char *folder)
+{
+    DIR *directory = opendir(folder);
+    for (struct dirent *entry; directory && (entry = readdir(directory));) {
+        char path[512];
+        size_t size = strlen(entry->d_name);
+        if (size < 4 || strcmp(entry->d_name + size - 4, ".mnt") != 0)
+            continue;
+        snprintf(path, sizeof(path), "%s/%.200s", folder, entry->d_name);
+        /* A dead one answers ENOTCONN, whatever it is. */
+        if (is_mounted(path) || errno == ENOTCONN)
+            program_run((const char *const[]){"fusermount3", "-u", "-z", path, NULL});
+    }
+    if (directory)
+        closedir(directory);
 }
 
 void mounts_stop_all(void)

@@ -28,6 +28,8 @@ void mount_start_vgpufs(struct mount *mount, const char *name, const char *setti
 void mount_start_floor(struct mount *mount, const char *name, unsigned vms);
 void mount_start_bindfs(struct mount *mount, const char *name, const char *source);
 void mount_stop(struct mount *mount);
+/* mounts_remove_left unmounts what is mounted right below the folder. */
+void mounts_remove_left(const char *folder);
 /* mounts_stop_all: before the program gives up. */
 void mounts_stop_all(void);
 

@@ -189,8 +189,10 @@ void peer_polling(struct samples *samples, size_t rounds)
     pid_t daemon = fork();
     if (daemon < 0)
         bench_die("fork");
-    if (daemon == 0)
+    if (daemon == 0) {
+        bench_child();
         polling_daemon(request, response);
+    }
     for (size_t i = 0; i < rounds; i++) {
         double start = bench_now_us();
         close(file_open(response, O_WRONLY | O_CREAT | O_TRUNC));
