@@ -33,6 +33,9 @@ static const struct {
     [PUT_CHANGE_TIME] = {"INSERT INTO meta (key, value) VALUES ('change_ns', ?1)"
                          " ON CONFLICT (key) DO UPDATE SET value = max(value, ?1)",
                          LAZY},
+    [PUT_MARK] = {"INSERT INTO meta (key, value) VALUES ('mark', 1)"
+                  " ON CONFLICT (key) DO UPDATE SET value = value + 1",
+                  LAZY},
     [PUT_JOB] = {"INSERT OR REPLACE INTO job (id, tag, pool, line, priority, state, legacy,"
                  " sequence, entry, queued_us) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
                  JOURNAL},
@@ -86,6 +89,7 @@ static unsigned vm_of(enum operation operation, const struct value *first)
     case PUT_EXECUTOR:
     case DELETE_EXECUTOR:
     case PUT_CHANGE_TIME:
+    case PUT_MARK:
     case PUT_POOL_HELD:
     case PUT_DRAINING:
         return 0;
@@ -160,6 +164,11 @@ void changes_pay(struct state *state, const struct change *first)
 {
     for (; first; first = first->next)
         atomic_fetch_sub(&state->owed[first->vm], first->bytes);
+}
+
+struct change *change_mark(void)
+{
+    return change_make(PUT_MARK, NULL, 0, NULL);
 }
 
 size_t changes_free(struct change *first)

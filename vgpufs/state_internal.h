@@ -20,6 +20,7 @@ enum operation {
     PUT_EXECUTOR,
     DELETE_EXECUTOR,
     PUT_CHANGE_TIME,
+    PUT_MARK,
     PUT_JOB,
     PUT_DIRECTORY,
     START_JOB,
@@ -85,6 +86,7 @@ struct state {
     sqlite3 *database;
     sqlite3_stmt *prepared[OPERATION_COUNT], *begin, *commit;
     bool syncing;      /* the connection's synchronous=FULL */
+    bool unsynced;     /* the log may have what was written without a sync */
     bool log_in_doubt; /* writing failed: the write-ahead log is not to be built upon */
     /* Results are read by a connection of its own, which no transaction holds up. */
     pthread_mutex_t reader_lock;
@@ -125,6 +127,8 @@ struct change *change_stamp(void);
 /* changes_owe and changes_pay count in state->owed what is asked for and what is stored. */
 void changes_owe(struct state *state, const struct change *first);
 void changes_pay(struct state *state, const struct change *first);
+/* change_mark changes a row, whatever else does: a commit that changes nothing syncs nothing. */
+struct change *change_mark(void);
 /* changes_free returns how many there were. */
 size_t changes_free(struct change *first);
 void bytes_remove(const struct state *state, const struct change *group);

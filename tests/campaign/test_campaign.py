@@ -167,6 +167,55 @@ def test_who_waits_for_the_disk(root):
     reader.join()
 
 
+def test_a_group_is_synced(root):
+    """durability = group: nobody waits for the disk, and what was accepted is synced all the
+    same."""
+    disk = Disk(root[0])
+    campaign = campaign_in(root, extra="durability = group 50ms")
+    assert campaign.start(preload=disk.preload)
+    put(campaign.mount / "ctl", "hold A\nhold B\n")
+    put(campaign.mount / "vm1" / "submit", "NOP\n")  # its number's block is synced too
+    wait_until(lambda: disk.syncs() > 0, "the first sync")
+    disk.set(slow_ms=3600000)
+    before = disk.syncs()
+    put(campaign.mount / "vm1" / "submit", "NOP\n")
+    assert disk.syncs() == before, "the close has not waited"
+    disk.set()
+    wait_until(lambda: disk.syncs() > before, "a sync that nobody has asked for")
+
+
+def test_none_is_not_synced(root):
+    disk = Disk(root[0])
+    campaign = campaign_in(root, extra="durability = none")
+    assert campaign.start(preload=disk.preload)
+    submit, log = campaign.mount / "vm1" / "submit", campaign.state / "state.db-wal"
+    put(submit, "NOP tag=first\n")
+    assert result(campaign, 1, "first")
+    before, written = disk.syncs(), log.stat().st_mtime_ns
+    put(submit, "NOP tag=second\n")
+    assert result(campaign, 1, "second")
+    wait_until(lambda: log.stat().st_mtime_ns > written, "it is written")
+    assert disk.syncs() == before
+
+
+def test_fsync_of_what_was_written_unsynced(root):
+    """mkdir's row is written soon, without a sync: an fsync of jobs/ makes up for that."""
+    disk = Disk(root[0])
+    campaign = campaign_in(root)
+    assert campaign.start(preload=disk.preload)
+    jobs, log = campaign.mount / "vm1" / "jobs", campaign.state / "state.db-wal"
+    os.mkdir(jobs / "first")
+    folder = os.open(jobs, os.O_RDONLY)
+    os.fsync(folder)
+    written = log.stat().st_mtime_ns
+    os.mkdir(jobs / "second")
+    wait_until(lambda: log.stat().st_mtime_ns > written, "it is written")
+    before = disk.syncs()
+    os.fsync(folder)
+    os.close(folder)
+    assert disk.syncs() > before
+
+
 def test_folders_are_on_disk(root):
     """A power cut takes nothing away that was made: each folder's own folder is synced."""
     disk = Disk(root[0])
@@ -210,8 +259,8 @@ def test_a_quota_is_a_full_disk(root):
     assert refused.value.errno == errno.ENOSPC
     wait_until(lambda: (campaign.state / "reserve").stat().st_size == 0, "the reserve is used")
     disk.set()
-    wait_until(lambda: accepts_again(submit), "it accepts again")
     wait_until(lambda: (campaign.state / "reserve").stat().st_size > 0, "the reserve is back")
+    wait_until(lambda: accepts_again(submit), "it accepts again")
 
 
 def test_a_disk_that_fails(root):

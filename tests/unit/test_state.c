@@ -714,6 +714,7 @@ static void test_disk_refuses(void **unused)
     state_ticket last = state_remove_bytes(state, 1, 7);
     int error = state_wait(state, last);
     assert_true(error == ENOSPC || error == EIO);
+    usleep(1500000); /* for the next attempt, which has all of them */
     state_put_job_numbers(state, 1, 10);
     last = state_put_job_numbers(state, 1, 11);
     assert_int_not_equal(state_wait(state, last), 0);
@@ -729,6 +730,34 @@ static void test_disk_refuses(void **unused)
     reopen();
     assert_vms("vm1 11 1 -\n");
     assert_files(1, "8=old\n");
+}
+
+static void put_many(unsigned count)
+{
+    for (uint64_t i = 1; i <= count; i++)
+        state_put_job_numbers(opened, 1, i);
+}
+
+/* Only what is not written yet counts, and while the disk refuses that is bounded closely. */
+static void test_behind(void **unused)
+{
+    (void)unused;
+    enum { MANY = 20000 };
+    open_state();
+    put_many(MANY);
+    assert_int_equal(state_wait(opened, state_now(opened)), 0);
+    scratch_disk_full(1);
+    put_many(1);
+    assert_int_not_equal(state_wait(opened, state_now(opened)), 0);
+    assert_false(state_is_behind(opened, 2));
+    put_many(MANY);
+    assert_true(state_is_behind(opened, 2));
+    scratch_disk_full(0);
+    for (int tries = 0; state_wait(opened, state_now(opened)) != 0; tries++) {
+        assert_true(tries < 100);
+        usleep(100000);
+    }
+    assert_false(state_is_behind(opened, 2));
 }
 
 static void check_numbers(void *context, const struct state_vm *vm)
@@ -868,6 +897,7 @@ int main(void)
         STATE_TEST(test_missing_table),
         STATE_TEST(test_damaged_table),
         STATE_TEST(test_disk_refuses),
+        STATE_TEST(test_behind),
         STATE_TEST(test_nothing_lost),
         STATE_TEST(test_close_after_failure),
         STATE_TEST(test_close_without_disk),
