@@ -97,7 +97,7 @@ def test_what_the_manager_is_told(watched):
 
 
 @pytest.mark.parametrize("thread, words", [
-    ("pool B", "B"), ("state write", "the journal"), ("state tell", "the journal"),
+    ("pool B", "B"), ("state write", "the journal"),
     ("interrupts", "the thread that answers interrupts"), ("nfs wait", "the thread that ends .*"),
     ("mount", "a thread that serves the mount")])
 def test_a_loop_that_hangs(watched, thread, words):
