@@ -571,6 +571,8 @@ void handle_write(struct handle *handle, fuse_req_t request, struct fuse_bufvec 
         error = copied < 0 ? (int)-copied : 0;
         size = copied < 0 ? 0 : (size_t)copied;
     }
+    if (!error && handle->nfs)
+        size = nfs_lines_portion(bytes, size);
     if (error)
         fuse_reply_err(request, error);
     else if (!write_waits(handle, bytes, size) ||

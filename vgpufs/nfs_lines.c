@@ -16,6 +16,9 @@
 #define QUIET_US 200000
 /* … and missing bytes as such that will not come: pieces may overtake each other. */
 #define GAP_US 2000000
+/* So many lines are taken in a row: whoever writes a flood of them must not keep a thread, and the
+ * lock of all that its VM writes, from others. */
+#define LINES_A_TURN 512
 
 /* What was written to one node. */
 struct nfs_file {
@@ -32,6 +35,8 @@ struct nfs_file {
      */
     uint64_t refused_at;
     uint64_t due_us; /* UINT64_MAX: never */
+    bool more;       /* the last turn has left lines that could have been taken */
+    bool finishing;  /* … and they are to be taken whatever they lack */
 };
 
 void nfs_lines_init(struct nfs_lines *lines)
@@ -44,6 +49,7 @@ static void file_clear(struct nfs_lines *lines, struct nfs_file *file)
 {
     lines->bytes -= file->buffer.capacity;
     nfs_buffer_finish(&file->buffer);
+    file->more = file->finishing = false;
 }
 
 static void file_free(struct nfs_lines *lines, struct nfs_file *file)
@@ -141,7 +147,8 @@ static void file_rest(struct nfs_lines *lines, struct nfs_file *file, const stru
 /* file_due: the file is to be looked at when nothing has come for a while. */
 static void file_due(struct nfs_lines *lines, struct nfs_file *file, struct server *server)
 {
-    file->due_us = clock_now_us() + (file->buffer.gap ? GAP_US : QUIET_US);
+    uint64_t pause_us = file->more ? 0 : file->buffer.gap ? GAP_US : QUIET_US;
+    file->due_us = clock_now_us() + pause_us;
     if (file->due_us < lines->due_us)
         lines->due_us = file->due_us;
     nfs_wait_tick_at(server->nfs, file->due_us);
@@ -156,21 +163,40 @@ static int line_take(const struct node *node, enum nfs_line found, const struct 
     return node->type->refuse(node, EFBIG, line, text);
 }
 
-/* lines_take takes all lines that are complete, with `all` the others too: 0 or the first errno. */
+/*
+ * lines_take takes lines that are complete, with `all` the others too, but no more than a turn's:
+ * 0 or the first errno. What it leaves is taken at the next tick.
+ */
 static int lines_take(struct nfs_file *file, const struct node *node, bool all)
 {
     char storage[LINES_MAX_LINE + 1];
     struct line line;
     int first = 0;
-    for (enum nfs_line found;
-         (found = nfs_buffer_next(&file->buffer, all, &line, storage)) != NFS_LINE_NONE;) {
+    all = all || file->finishing;
+    for (unsigned left = LINES_A_TURN; left > 0; left--) {
+        enum nfs_line found = nfs_buffer_next(&file->buffer, all, &line, storage);
+        file->more = found != NFS_LINE_NONE;
+        if (!file->more)
+            break;
         int error = line_take(node, found, &line);
         if (error)
             nfs_buffer_refuse(&file->buffer);
         if (!first)
             first = error;
     }
+    file->more = file->more && file->buffer.fresh;
+    file->finishing = file->more && all;
     return first;
+}
+
+size_t nfs_lines_portion(const char *bytes, size_t size)
+{
+    const char *from = bytes, *end = bytes + size;
+    for (unsigned lines = 0; lines < LINES_A_TURN && from < end; lines++) {
+        const char *newline = memchr(from, '\n', (size_t)(end - from));
+        from = newline ? newline + 1 : end;
+    }
+    return (size_t)(from - bytes);
 }
 
 /* file_write: 0 or an errno, with *why in words if no line is at fault. */
@@ -233,7 +259,10 @@ int nfs_lines_flush(const struct node *node)
     struct nfs_file *file = file_find(lines, node_self_ino(node));
     if (file && file->buffer.fresh) {
         error = lines_take(file, node, true);
-        file_rest(lines, file, node);
+        if (file->more)
+            file_due(lines, file, node->server);
+        else
+            file_rest(lines, file, node);
         changed(node);
     }
     pthread_mutex_unlock(&lines->lock);
@@ -253,10 +282,14 @@ int nfs_lines_truncate(const struct node *node, uint64_t size)
     } else {
         /* What an earlier writer has left unfinished was meant: v3 does not say that it closed. */
         lines_take(file, node, true);
-        file_clear(lines, file);
-        file->active = true;
-        file->reopened = false;
-        file->refused_at = 0;
+        if (file->more) {
+            error = EAGAIN; /* the client asks again; by then the next turn was taken */
+        } else {
+            file_clear(lines, file);
+            file->active = true;
+            file->reopened = false;
+            file->refused_at = 0;
+        }
         file_due(lines, file, node->server);
         changed(node);
     }
@@ -322,9 +355,13 @@ static void file_end(struct nfs_lines *lines, struct nfs_file *file, struct serv
             file_free(lines, file);
         return;
     }
-    lines_take(file, &node,
-               true); /* nobody is there to be told of an error but status and result */
-    file_rest(lines, file, &node);
+    /* Nobody is there to be told of an error but status and result. What only had to wait for its
+     * turn is not finished for that. */
+    lines_take(file, &node, !file->more);
+    if (file->buffer.fresh)
+        file_due(lines, file, server);
+    else
+        file_rest(lines, file, &node);
     changed(&node);
     node_release(&node);
 }

@@ -45,11 +45,18 @@ void nfs_lines_finish(struct nfs_lines *lines);
 
 /* All of these are of a node that takes lines, for an NFS server. */
 
-/* nfs_lines_write: 0, or the errno of the first line that was refused; the others are taken. */
+/*
+ * nfs_lines_portion is how much of a WRITE is to be taken at once, 1 byte at least if there is one:
+ * the client sends the rest again. It bounds how long one WRITE keeps a thread.
+ */
+size_t nfs_lines_portion(const char *bytes, size_t size);
+/* nfs_lines_write: 0, or the errno of the first line that was refused; the others are taken. Where
+ * a hole was filled, more lines may be complete than one turn takes: the others follow at ticks. */
 int nfs_lines_write(const struct node *node, uint64_t offset, const char *bytes, size_t size);
 /* nfs_lines_flush takes what is unfinished: 0 or an errno. */
 int nfs_lines_flush(const struct node *node);
-/* nfs_lines_truncate: 0, or EINVAL unless the size is 0 or what it is already. */
+/* nfs_lines_truncate: 0, or EINVAL unless the size is 0 or what it is already; EAGAIN while lines
+ * that were written before have not had their turn. */
 int nfs_lines_truncate(const struct node *node, uint64_t size);
 /* nfs_lines_open and nfs_lines_close: a handle for writing. */
 void nfs_lines_open(const struct node *node);

@@ -425,6 +425,51 @@ def test_what_makes_no_lines_is_bounded(server, vm):
     server.echo(vm.job("a") / "command", "NOP\n")
 
 
+def refused_lines(mount, vm):
+    text = read_file(mount.path("metrics")).decode()
+    return int(re.search(rf'^vgpufs_vm_rejected_lines_total{{vm="{vm.number}"}} (\d+)', text, re.M)[1])
+
+
+TURN = 512  # LINES_A_TURN of nfs_lines.c
+
+
+def test_a_flood_of_lines_is_taken_in_turns(mount, server, vm):
+    """However many lines a WRITE has, it keeps a thread for those of one turn: it is answered short,
+    and the client sends the rest again."""
+    with Client(server, vm.dir / "submit") as client:
+        text = "# a comment\n" * (3 * TURN) + "NOP\n"
+        written = 0
+        for _ in range(3):
+            count = client.write(text[written:], written)
+            assert count == TURN * len("# a comment\n")
+            written += count
+        assert client.write(text[written:], written) == len("NOP\n")
+        assert client.size() == len(text)
+        assert submitted(vm) == ["NOP\n"]
+        client.truncate()
+        assert errno_of(client.write, "BOGUS\n" * 100_000) == "EINVAL"
+        assert refused_lines(mount, vm) == TURN
+
+
+def test_lines_behind_a_hole_are_taken_in_turns(mount, server, vm):
+    """What a filled hole completes is more than one WRITE may take: ticks take the rest, in order,
+    and a truncation is asked for again until that is done."""
+    piece = "BOGUS\n" * TURN
+    with Client(server, vm.dir / "submit") as client:
+        for turn in range(4):
+            client.write(piece, 6 + turn * len(piece))
+        client.write("NOP timeout=1\nNOP timeout=2\n", 6 + 4 * len(piece))
+        assert errno_of(client.write, "BOGUS\n") == "EINVAL"
+        wait_until(lambda: len(vm.jobs()) == 2, what="the last lines are taken")
+        assert refused_lines(mount, vm) == 4 * TURN + 1
+        assert submitted(vm) == ["NOP timeout=1\n", "NOP timeout=2\n"]
+        client.truncate()
+        for turn in range(4):  # nobody fills this hole
+            client.write(piece, 6 + turn * len(piece))
+        wait_until(lambda: errno_of(client.truncate) is None, what="the truncation")
+        assert refused_lines(mount, vm) == 8 * TURN + 1
+
+
 def test_times_are_accepted(server, vm):
     before = server.do("stat", vm.dir / "submit")
     server.do("utime", vm.dir / "submit", [1, 1])
