@@ -3,6 +3,7 @@
 
 Prints what the function gives back, as JSON. The guest's VM is the one directory that it may enter.
 """
+import collections
 import json
 import os
 import random
@@ -140,24 +141,49 @@ def held_many(count, length, seed):
     return {"wrong": wrong[:5], "count": len(wrong)}
 
 
+def calls_made():
+    """How often the mount has sent each of its NFS procedures: the lines behind "per-op statistics"
+    in mountstats, and the first number in each."""
+    with open("/proc/self/mountstats", encoding="ascii") as file:
+        entry = file.read().split(f" mounted on {MOUNT} ")[1].split("\ndevice ")[0]
+    lines = entry.split("per-op statistics")[1].split("\n")
+    return collections.Counter({name.strip(): int(words.split()[0])
+                                for name, _, words in (line.partition(":") for line in lines)
+                                if words})
+
+
 def latency(count):
-    """The middle time, in microseconds, of submitting a NOP and reading its result; and of the same
-    system calls on two files of data/."""
-    def times(to, source):
-        spent = []
-        for _ in range(int(count)):
+    """The middle time, in microseconds, of submitting a NOP and reading its result, and of the same
+    system calls on two files of data/, in turns; how many NFS calls each takes; the jobs' longest
+    time."""
+    ways = {"job": (f"{VM}/submit", f"{VM}/result"), "files": (f"{VM}/data/in", f"{VM}/data/out")}
+    spent, sent = {name: [] for name in ways}, {name: collections.Counter() for name in ways}
+
+    def turns(way, rounds):
+        to, source = ways[way]
+        before = calls_made()
+        for _ in range(rounds):
             started = time.perf_counter()
             write(to, "A:1:%d:NOP\n" % NUMBER)
             read(source)
-            spent.append((time.perf_counter() - started) * 1e6)
-        return sorted(spent)[len(spent) // 2]
+            spent[way].append((time.perf_counter() - started) * 1e6)
+        sent[way] += calls_made() - before
 
-    for name in ("in", "out"):
-        with open(f"{VM}/data/{name}", "w", encoding="ascii") as file:
+    for path in ways["files"]:
+        with open(path, "w", encoding="ascii") as file:
             file.write("x" * 150)
-    times(f"{VM}/submit", f"{VM}/result")
-    return {"job": times(f"{VM}/submit", f"{VM}/result"),
-            "files": times(f"{VM}/data/in", f"{VM}/data/out")}
+    turns("job", 5)
+    for times, calls in zip(spent.values(), sent.values()):
+        times.clear()
+        calls.clear()
+    for _ in range(int(count) // 10):
+        for way in ways:
+            turns(way, 10)
+    answer = {name: sorted(times)[len(times) // 2] for name, times in spent.items()}
+    answer["longest"] = max(spent["job"])
+    answer["calls"] = {name: {call: number / len(spent[name]) for call, number in made.items()}
+                       for name, made in sent.items()}
+    return answer
 
 
 if __name__ == "__main__":
