@@ -10,11 +10,23 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <time.h>
 
 /* A VM's count. All zero is none. */
 struct nfs_waiting {
     uint64_t count;
 };
+
+/* What the kernel was told last of the attributes of a result: see nfs_wait_looked. */
+struct nfs_look {
+    uint64_t ino;
+    uint64_t until_us; /* till when it may take them */
+    int64_t size;
+    struct timespec changed;
+};
+
+/* How many a VM remembers: of its newest entry's, and of some jobs'. */
+#define NFS_LOOKS 8
 
 /* One request's turn; part of it. All zero is none. */
 struct nfs_turn {

@@ -13,8 +13,13 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/utsname.h>
+
+/* How long it may take until the process that was told attributes wakes up and takes them. */
+#define LOOK_US 100000
 
 struct nfs_wait {
     struct server *server;
@@ -27,6 +32,7 @@ struct nfs_wait {
     struct parked *again; /* to be done again */
     uint64_t lines_due_us;
     bool stopping;
+    bool kernel_caches; /* it reads through the page cache */
 };
 
 enum operation { GETATTR, OPEN, READ };
@@ -41,6 +47,7 @@ struct nfs_request {
     uint64_t offset;
     size_t size;
     uint64_t deadline_us;
+    uint64_t begun_us;
 };
 
 /* What a request that need not wait tells. */
@@ -108,6 +115,28 @@ static int park(struct nfs_request *request, struct vm *vm, struct job *job, boo
     return atomic_load(&request->server->closing) ? EAGAIN : ENOSPC;
 }
 
+/* same_result: what is not kept in memory is another blob each time that it is asked for. */
+static bool same_result(const struct blob *a, const struct blob *b)
+{
+    if (a == b)
+        return true;
+    if (!a || a->job != b->job || a->size != b->size)
+        return false;
+    return a->job || memcmp(a->data, b->data, a->size) == 0;
+}
+
+/*
+ * touch: READs may have brought older bytes into the kernel's cache after somebody else was told
+ * the present time of the node, so that with the same time again they would stay. The VM is locked.
+ */
+static void touch(const struct node *node)
+{
+    if (!node->vm->server->nfs->kernel_caches)
+        return;
+    struct timespec *changed = node->job ? &node->job->changed : &node->vm->changed;
+    *changed = clock_change();
+}
+
 /*
  * content_find: true, with the content or an errno; false, and the request is parked, perhaps
  * answered already. What GETATTR and OPEN find is what later READs return.
@@ -126,8 +155,9 @@ static bool content_find(struct nfs_request *request, const struct node *node,
         content->bytes = blob_ref(*told);
     else
         content->bytes = vm_result_now(vm, node->job, &pending);
-    content->changed = node->job ? node->job->changed : vm->changed;
     if (content->bytes) {
+        if (!same_result(*told, content->bytes))
+            touch(node);
         if (*told != content->bytes)
             vm_told(vm, node->job, content->bytes);
     } else if (pending) {
@@ -136,9 +166,53 @@ static bool content_find(struct nfs_request *request, const struct node *node,
     } else {
         *error = node->job && node->job->forgotten ? ESTALE : ENOSPC;
     }
+    content->changed = node->job ? node->job->changed : vm->changed;
     pthread_mutex_unlock(&vm->lock);
     job_unref(pending);
     return !parked;
+}
+
+/* look_of is where it is kept what the kernel was told last; of few nodes, the newest. */
+static struct nfs_look *look_of(const struct node *node)
+{
+    return &node->vm->looks[node->job ? 1 + node->job->number % (NFS_LOOKS - 1) : 0];
+}
+
+static bool is_said(const struct nfs_look *look, const struct stat *stat)
+{
+    return look->size == stat->st_size && look->changed.tv_sec == stat->st_mtim.tv_sec &&
+           look->changed.tv_nsec == stat->st_mtim.tv_nsec;
+}
+
+static void look_note(struct nfs_look *look, const struct stat *stat, uint64_t until_us)
+{
+    *look = (struct nfs_look){
+        .ino = stat->st_ino, .until_us = until_us, .size = stat->st_size, .changed = stat->st_mtim};
+}
+
+void nfs_wait_looked(const struct node *node, const struct stat *stat)
+{
+    if (!atomic_load(&node->vm->nfs_reads))
+        return;
+    pthread_mutex_lock(&node->vm->lock);
+    look_note(look_of(node), stat, clock_now_us() + LOOK_US);
+    pthread_mutex_unlock(&node->vm->lock);
+}
+
+/* is_outdated: will the kernel ignore the attributes that this GETATTR is told? */
+static bool is_outdated(const struct nfs_request *request, const struct node *node,
+                        const struct stat *stat)
+{
+    if (!request->server->nfs->kernel_caches)
+        return false;
+    pthread_mutex_lock(&node->vm->lock);
+    struct nfs_look *look = look_of(node);
+    bool outdated =
+        look->ino == stat->st_ino && look->until_us >= request->begun_us && !is_said(look, stat);
+    if (!outdated)
+        look_note(look, stat, clock_now_us()); /* a server takes them at once */
+    pthread_mutex_unlock(&node->vm->lock);
+    return outdated;
 }
 
 static void reply_attr(const struct nfs_request *request, const struct node *node,
@@ -146,7 +220,10 @@ static void reply_attr(const struct nfs_request *request, const struct node *nod
 {
     struct stat stat;
     node_stat_as(node, (off_t)content->bytes->size, &content->changed, &stat);
-    fuse_reply_attr(request->parked.request, &stat, 0);
+    if (is_outdated(request, node, &stat))
+        fuse_reply_err(request->parked.request, EAGAIN);
+    else
+        fuse_reply_attr(request->parked.request, &stat, 0);
 }
 
 static void reply_open(struct nfs_request *request, const struct node *node)
@@ -226,7 +303,9 @@ static void request_begin(fuse_req_t fuse_request, const struct nfs_request *giv
 
 void nfs_wait_getattr(fuse_req_t request, const struct node *node)
 {
-    request_begin(request, &(struct nfs_request){.operation = GETATTR, .ino = node_self_ino(node)});
+    request_begin(request, &(struct nfs_request){.operation = GETATTR,
+                                                 .ino = node_self_ino(node),
+                                                 .begun_us = clock_now_us()});
 }
 
 void nfs_wait_open(fuse_req_t request, const struct node *node, const struct fuse_file_info *info)
@@ -351,6 +430,16 @@ bool nfs_wait_is_silent(const struct nfs_wait *wait)
     return pulse_is_missing(&wait->pulse);
 }
 
+/* kernel_caches: does the kernel's NFS server read through the cache? */
+static bool kernel_caches(void)
+{
+    struct utsname name;
+    unsigned major, minor;
+    if (uname(&name) < 0 || sscanf(name.release, "%u.%u", &major, &minor) != 2)
+        return true;
+    return major > 6 || (major == 6 && minor >= 5);
+}
+
 void nfs_wait_limit(struct nfs_wait *wait, const struct config *config)
 {
     pthread_mutex_lock(&wait->lock);
@@ -367,6 +456,7 @@ struct nfs_wait *nfs_wait_create(struct server *server)
     if (!wait)
         return NULL;
     wait->server = server;
+    wait->kernel_caches = kernel_caches();
     wait->lines_due_us = UINT64_MAX;
     pthread_mutex_init(&wait->lock, NULL);
     pthread_condattr_init(&monotonic);

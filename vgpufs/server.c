@@ -6,7 +6,6 @@
 #include "executor/catalogue.h"
 #include "fs_handle.h"
 #include "handover.h"
-#include "invalidator.h"
 #include "nfs_wait.h"
 #include "parked.h"
 #include "pool.h"
@@ -290,11 +289,6 @@ int server_start(struct server *server, const struct config *config,
         text_puts(error, "cannot start the thread that ends the waits of NFS servers");
         return -1;
     }
-    server->invalidator = invalidator_create(server);
-    if (!server->invalidator) {
-        text_puts(error, "cannot start the thread that invalidates what the kernel caches");
-        return -1;
-    }
     if (pools_start(server, error) < 0)
         return -1;
     if (session_mount(server, config->mountpoint, options, error) < 0)
@@ -427,7 +421,6 @@ void server_stop(struct server *server, int signals)
      * descriptor that it writes to, and before those that may have to answer for it to go on. */
     notifier_destroy(server->notifier);
     nfs_wait_stop(server->nfs);
-    invalidator_stop(server->invalidator);
     session_unmount(server, left >= 0);
     spawner_destroy(server->spawner);
     sandbox_destroy(server->sandbox);
@@ -438,7 +431,6 @@ void server_stop(struct server *server, int signals)
         pool_drop_queue(&server->pools[i]);
     vms_destroy(server);
     nfs_wait_destroy(server->nfs);
-    invalidator_destroy(server->invalidator);
     nfs_lines_finish(&server->nfs_lines);
     nfs_views_finish(&server->nfs_views);
     callers_destroy(server->callers);

@@ -23,7 +23,6 @@
 
 struct callers;
 struct fuse_session;
-struct invalidator;
 struct nfs_wait;
 struct notifier;
 struct pool;
@@ -47,7 +46,6 @@ struct server {
     struct notifier *notifier;
     struct callers *callers;
     struct nfs_wait *nfs;
-    struct invalidator *invalidator;
     struct nfs_lines nfs_lines; /* of the root's ctl; VMs have their own */
     struct nfs_views nfs_views; /* of the root's files */
     atomic_bool serving;        /* mounted: before that the start tells its own errors */

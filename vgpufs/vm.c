@@ -4,7 +4,6 @@
 #include "clock.h"
 #include "common/log.h"
 #include "events.h"
-#include "invalidator.h"
 #include "nfs_wait.h"
 #include "nodes.h"
 #include "parked.h"
@@ -205,14 +204,6 @@ void vm_touch(struct vm *vm)
     vm->changed = clock_change();
 }
 
-void vm_result_changed(struct vm *vm, const struct job *job)
-{
-    if (!atomic_load(&vm->nfs_reads))
-        return;
-    enum node_kind kind = job ? NODE_JOB_RESULT : NODE_RESULT;
-    invalidator_post(vm->server->invalidator, node_ino(kind, vm->id, job ? job->number : 0));
-}
-
 void vm_note_change(struct vm *vm, struct job *job)
 {
     pthread_mutex_lock(&vm->lock);
@@ -232,7 +223,6 @@ void vm_newest_set(struct vm *vm, struct job *job)
         watchers_notify(vm->server, old);
         nfs_wait_moved(vm, old);
     }
-    vm_result_changed(vm, NULL);
     blob_unref(vm->newest.rejection);
     vm->newest = (struct newest){.job = job};
     if (old)

@@ -96,6 +96,7 @@ struct vm {
     struct blob *told; /* what an NFS server was told that `result` holds; NULL: nothing */
     struct job *told_jobs[VM_TOLD_JOBS]; /* references to those whose `told` is large */
     unsigned told_turn;
+    struct nfs_look looks[NFS_LOOKS];
     uint64_t entries; /* how many there were: every one that becomes the newest has a number */
     bool destroyed;   /* the daemon ends: what is taken out stays in the state */
     struct last_error last_error;
@@ -138,9 +139,6 @@ int vm_submit(struct vm *vm, enum submit_via via, struct job *target, const stru
 int vm_reject(struct vm *vm, enum submit_via via, struct job *target, int number,
               const struct line *line, const char *text);
 
-/* vm_result_changed: what the kernel may have cached of that job's result, or of the newest entry's
- * (`job` NULL), is out of date. Whatever waits for it was answered before. */
-void vm_result_changed(struct vm *vm, const struct job *job);
 /* vm_note_change: what a file of the VM, or of that job (NULL: none), holds has changed. */
 void vm_note_change(struct vm *vm, struct job *job);
 /* vm_note_error notes an error that is none of a line, about a name: only `status` shows it. */

@@ -72,8 +72,6 @@ static void end_show(struct job *job)
     KILL_POINT("answering");
     if (parked_answer(waiters, end->result))
         vm_job_read(vm, job->number);
-    vm_result_changed(vm, job);
-    vm_result_changed(vm, NULL);
     KILL_POINT("answered");
     if (hold) {
         log_warning("vm%u is held after %u crashes in a row: 'vgpuctl release vm%u' lets it go on",

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 
 from harness import FACTOR, HERE
 
@@ -75,8 +76,17 @@ class NfsServer:
 
     # What a server does for a client.
 
+    def stat(self, path):
+        """A client asks again when it is told to."""
+        for _ in range(200):
+            try:
+                return self.do("stat", path)
+            except BlockingIOError:
+                time.sleep(0.05)
+        raise AssertionError(f"{path}: again and again")
+
     def size(self, path):
-        return self.do("stat", path)[0]
+        return self.stat(path)[0]
 
     def read(self, path, size=1 << 20):
         """As a client reads: attributes, then open, then as many bytes as there are said to be."""
