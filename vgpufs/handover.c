@@ -205,14 +205,6 @@ static bool walk_request(struct walk *walk, void *item, const struct handover *h
     return walk->out || is_request(&request->bytes, HANDOVER_MAX_REQUEST, 0);
 }
 
-static bool walk_stale(struct walk *walk, void *item, const struct handover *handover)
-{
-    struct handover_stale *stale = item;
-    (void)handover;
-    number(walk, &stale->ino);
-    return true;
-}
-
 static bool walk_session(struct walk *walk, struct handover_session *session)
 {
     bytes(walk, &session->init);
@@ -233,7 +225,6 @@ static const struct part {
     {"view", offsetof(struct handover, views), sizeof(struct handover_view), walk_view},
     {"told result", offsetof(struct handover, told), sizeof(struct handover_told), walk_told},
     {"request", offsetof(struct handover, requests), sizeof(struct handover_request), walk_request},
-    {"stale file", offsetof(struct handover, stale), sizeof(struct handover_stale), walk_stale},
 };
 #define PART_COUNT (sizeof(parts) / sizeof(parts[0]))
 

@@ -79,10 +79,6 @@ struct handover_request {
     struct handover_bytes bytes; /* raw */
 };
 
-struct handover_stale {
-    uint64_t ino; /* what the kernel has cached of it is out of date */
-};
-
 /* An array that grows. */
 struct handover_list {
     void *items;
@@ -92,7 +88,7 @@ struct handover_list {
 /* All zero is an empty one. */
 struct handover {
     struct handover_session session;
-    struct handover_list contents, handles, lines, views, told, requests, stale;
+    struct handover_list contents, handles, lines, views, told, requests;
     struct blob **blobs; /* of the contents: by handover_parse */
     bool failed;         /* no memory */
 };

@@ -105,8 +105,7 @@ void nfs_wait_leave(struct nfs_wait *wait, struct nfs_turn *turn)
 static int park(struct nfs_request *request, struct vm *vm, struct job *job, bool newest)
 {
     request->parked.newest = newest;
-    bool yields = request->operation == READ && atomic_load(&request->server->yielding);
-    int error = yields ? EAGAIN : turn_take(request, vm);
+    int error = turn_take(request, vm);
     if (error)
         return error;
     if (parked_add(vm, job, &request->parked) == 0)
@@ -345,13 +344,6 @@ void nfs_wait_tick_at(struct nfs_wait *wait, uint64_t due_us)
         pthread_cond_signal(&wait->changed);
     }
     pthread_mutex_unlock(&wait->lock);
-}
-
-void nfs_wait_yield(struct server *server)
-{
-    atomic_store(&server->yielding, true);
-    for (struct vm *vm = atomic_load(&server->vms); vm; vm = atomic_load(&vm->next))
-        parked_yield(vm, request_answer);
 }
 
 /* The thread. */

@@ -33,8 +33,6 @@ struct nfs_wait;
 
 /* nfs_wait_create starts the thread that ends what has waited too long. NULL with errno. */
 struct nfs_wait *nfs_wait_create(struct server *server);
-/* nfs_wait_yield: no READ of an NFS server waits from now on; who does is told to ask again. */
-void nfs_wait_yield(struct server *server);
 /* nfs_wait_stop ends the thread, when no job is pending any more; requests may still come. */
 void nfs_wait_stop(struct nfs_wait *wait);    /* accepts NULL; the second time it does nothing */
 void nfs_wait_destroy(struct nfs_wait *wait); /* accepts NULL */

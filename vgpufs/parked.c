@@ -192,34 +192,6 @@ void parked_give_up(struct vm *vm)
     }
 }
 
-/* is_read: does the request READ? */
-static bool is_read(const struct parked *parked)
-{
-    struct fuse_in_header header;
-    memcpy(&header, parked->raw.bytes, sizeof(header));
-    return header.opcode == FUSE_READ;
-}
-
-void parked_yield(struct vm *vm, bool (*answer)(struct parked *, struct blob *, int))
-{
-    for (struct parked *found = NULL;; found = NULL) {
-        pthread_mutex_lock(&vm->lock);
-        for (struct table_entry *entry = NULL;
-             !found && (entry = table_next(&vm->parked, entry));) {
-            struct parked *parked = container_of(entry, struct parked, by_unique);
-            found = parked->answer == answer && is_read(parked) ? parked : NULL;
-        }
-        if (found)
-            parked_unlink(vm, found);
-        pthread_mutex_unlock(&vm->lock);
-        if (!found)
-            return;
-        struct job *job = found->job;
-        found->answer(found, NULL, EAGAIN);
-        job_unref(job);
-    }
-}
-
 /* Those that have waited longest come first: the kernel numbers requests as they come. */
 static int unique_compare(const void *a, const void *b)
 {

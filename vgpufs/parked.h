@@ -71,8 +71,6 @@ struct parked *parked_detach_newest(struct vm *vm, struct job *job);
 /* parked_give_up answers all that wait, when server->closing is set and no other will: local reads
  * with EIO, an NFS server with EAGAIN. */
 void parked_give_up(struct vm *vm);
-/* parked_yield answers those that wait with that function and are READs, with EAGAIN. */
-void parked_yield(struct vm *vm, bool (*answer)(struct parked *, struct blob *, int));
 /* parked_save takes all that wait, for the next daemon to answer; who was interrupted is told so.
  * Nobody else may run. */
 void parked_save(struct vm *vm, struct handover *handover);

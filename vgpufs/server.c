@@ -28,8 +28,6 @@
 #define RESTORE_TOLD_US UINT64_C(1000000)
 /* How often the wait for running jobs looks for a second signal. */
 #define STOP_LOOK_MS 50
-/* How long telling the kernel that its cache is out of date may take at the end. */
-#define LAST_INVALIDATION_S 5
 
 struct vm *server_find_vm(struct server *server, unsigned id)
 {
@@ -325,7 +323,6 @@ static void save(struct server *server, struct handover *handover)
     handles_save(handover);
     nfs_lines_save(&server->nfs_lines, handover);
     nfs_views_save(&server->nfs_views, handover);
-    invalidator_save(server->invalidator, handover);
     for (struct vm *vm = atomic_load(&server->vms); vm; vm = atomic_load(&vm->next)) {
         nfs_lines_save(&vm->nfs_lines, handover);
         nfs_views_save(&vm->nfs_views, handover);
@@ -354,21 +351,13 @@ static int pack(struct server *server, struct text *error)
 /*
  * leave brings all to rest and returns the file for the next daemon; -1 if there can be none.
  *
- * The order matters. What tells the kernel that its cache is out of date may wait until READs that
- * came through that cache are answered, so it ends while such READs are still read and (yielding)
- * answered. Then nothing more is read, what was read is worked off, and after the last write to the
- * disk whoever waits now goes on waiting.
+ * The order matters: first nothing more is read, then what was read is worked off, and after the
+ * last write to the disk whoever waits now goes on waiting.
  */
 static int leave(struct server *server)
 {
     struct text error = {0};
     int file = -1;
-    if (invalidator_is_needed(server->invalidator))
-        nfs_wait_yield(server);
-    if (!invalidator_pause(server->invalidator, LAST_INVALIDATION_S)) {
-        log_warning("a reader holds up the hand-over: mounting anew");
-        return -1;
-    }
     notifier_stop(server->notifier);
     session_stop_reading();
     state_settle(server->state); /* replies to close() and fsync(), results of the last moment */

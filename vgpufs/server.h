@@ -55,9 +55,8 @@ struct server {
     _Atomic mode_t stats_mode;
     uid_t root_uid; /* owner of the root and of the administrator's files */
     gid_t root_gid;
-    atomic_bool closing;  /* nobody may begin to wait */
-    atomic_bool yielding; /* … or no READ of an NFS server: the mount is about to be handed over */
-    atomic_bool leaving;  /* the next daemon goes on with what runs here, and with who waits */
+    atomic_bool closing; /* nobody may begin to wait */
+    atomic_bool leaving; /* the next daemon goes on with what runs here, and with who waits */
     _Atomic(enum config_on_restart) on_restart;
     _Atomic uint64_t max_reruns; /* 0: no limit */
     uint64_t started_us, stop_timeout_ms;

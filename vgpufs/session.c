@@ -4,7 +4,6 @@
 #include "fs.h"
 #include "fs_handle.h"
 #include "holder_client.h"
-#include "invalidator.h"
 #include "nfs_lines.h"
 #include "nfs_view.h"
 #include "parked.h"
@@ -365,7 +364,6 @@ static int rooms_restore(struct server *server, const struct handover *handover)
     const struct handover_lines *lines = handover->lines.items;
     const struct handover_view *views = handover->views.items;
     const struct handover_told *told = handover->told.items;
-    const struct handover_stale *stale = handover->stale.items;
     int result = handles_restore(server, handover);
     for (size_t i = 0; i < handover->lines.count && result == 0; i++)
         result = nfs_lines_restore(server, &lines[i]);
@@ -373,8 +371,6 @@ static int rooms_restore(struct server *server, const struct handover *handover)
         result = nfs_view_restore(server, handover, &views[i]);
     for (size_t i = 0; i < handover->told.count; i++)
         vm_told_restore(server, handover, &told[i]);
-    for (size_t i = 0; i < handover->stale.count; i++)
-        invalidator_post(server->invalidator, stale[i].ino);
     return result;
 }
 

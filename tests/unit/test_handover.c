@@ -69,7 +69,6 @@ static void fill(struct handover *handover)
                                  .changed_ns = 6,
                                  .pieces = 1};
     struct handover_told told = {.vm = 3, .content = 1};
-    struct handover_stale stale = {.ino = node_ino(NODE_RESULT, 3, 0)};
     struct handover_request requests[] = {
         {bytes_of(&reading)}, {bytes_of(&getting)}, {bytes_of(&opening)}};
     handover->session = (struct handover_session){
@@ -78,7 +77,6 @@ static void fill(struct handover *handover)
     handover_add(handover, &handover->lines, &lines, sizeof(lines));
     handover_add(handover, &handover->views, &view, sizeof(view));
     handover_add(handover, &handover->told, &told, sizeof(told));
-    handover_add(handover, &handover->stale, &stale, sizeof(stale));
     for (size_t i = 0; i < 3; i++)
         handover_add(handover, &handover->requests, &requests[i], sizeof(requests[i]));
 }
@@ -142,8 +140,6 @@ static void test_whole(void **unused)
     assert_int_equal(handover.requests.count, 3);
     const struct handover_request *requests = handover.requests.items;
     assert_memory_equal(requests[1].bytes.data, &getting, getting.header.len);
-    assert_int_equal(((const struct handover_stale *)handover.stale.items)->ino,
-                     node_ino(NODE_RESULT, 3, 0));
     handover_finish(&handover);
     text_finish(&packed);
 }
