@@ -36,8 +36,8 @@ def measure(rig, version, count):
     quiet = guest_json(other, "latency", count, timeout=600)
     guest.submit("L:1:3:SLEEP ms=3600000 timeout=3600")
     readers = guest.call(f"/payload/guest.py wait_together {READERS}", timeout=1800)
-    guest.sh("for i in $(seq 600); do test $(ls /proc/$(pgrep -of wait_together)/task | wc -l) "
-             f"-gt {READERS} && exit 0; sleep 0.1; done; exit 1", timeout=90)
+    guest.sh("for i in $(seq 3000); do test $(ls /proc/$(pgrep -of wait_together)/task | wc -l) "
+             f"-gt {READERS} && exit 0; sleep 0.1; done; exit 1", timeout=600)
     time.sleep(2)  # they have asked once, and wait or have been told to ask again
     busy = guest_json(other, "latency", count, timeout=600)
     assert not readers.done(), "the readers have not waited"

@@ -10,7 +10,7 @@ def accepted(guest, script):
     """How many jobs a script in the guest has added."""
     if guest.newest()["job"] == "-":  # the newest one was removed, and its number went with it
         guest.job("NOP")
-    before = int(guest.newest()["job"]) if guest.newest()["job"] != "-" else 0
+    before = int(guest.newest()["job"])
     guest.sh(script)
     deadline = time.monotonic() + 5  # v3: a line without a newline is complete after quiet
     while int(guest.newest()["job"]) == before and time.monotonic() < deadline:
