@@ -119,7 +119,7 @@ static bool same_result(const struct blob *a, const struct blob *b)
 {
     if (a == b)
         return true;
-    if (!a || a->job != b->job || a->size != b->size)
+    if (a->job != b->job || a->size != b->size)
         return false;
     return a->job || memcmp(a->data, b->data, a->size) == 0;
 }
@@ -155,7 +155,7 @@ static bool content_find(struct nfs_request *request, const struct node *node,
     else
         content->bytes = vm_result_now(vm, node->job, &pending);
     if (content->bytes) {
-        if (!same_result(*told, content->bytes))
+        if (*told && !same_result(*told, content->bytes))
             touch(node);
         if (*told != content->bytes)
             vm_told(vm, node->job, content->bytes);
