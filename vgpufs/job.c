@@ -1,6 +1,5 @@
 #include "job.h"
 
-#include "clock.h"
 #include "common/number.h"
 #include "pool.h"
 
@@ -13,16 +12,28 @@
 /* Of a result's first line: most need no more. */
 #define HEADER_ROOM 223
 
-struct job *job_create(struct vm *vm, const char *tag)
+/* line_copy writes the line as it was accepted. */
+static void line_copy(char *to, const struct line *line)
+{
+    memcpy(to, line->bytes, line->size);
+    strcpy(to + line->size, line->newline ? "\n" : "");
+}
+
+struct job *job_create(struct vm *vm, const char *tag, const struct line *line)
 {
     size_t tag_size = tag ? strlen(tag) + 1 : NUMBER_TEXT_SIZE;
-    struct job *job = calloc(1, sizeof(*job) + tag_size);
+    /* One piece of memory: a million jobs may be queued. */
+    struct job *job = calloc(1, sizeof(*job) + tag_size + (line ? line->size + 2 : 0));
     if (!job)
         return NULL;
     if (tag)
         memcpy(job->tag, tag, tag_size);
+    if (line) {
+        job->line = job->tag + tag_size;
+        line_copy(job->line, line);
+    }
+    job->line_is_own = !line;
     job->vm = vm;
-    job->changed = clock_change();
     atomic_init(&job->references, 1);
     atomic_init(&job->state, JOB_NEW);
     atomic_init(&job->progress, UINT32_MAX);
@@ -48,8 +59,25 @@ void job_unref(struct job *job)
         return;
     blob_unref(job->result);
     blob_unref(job->told);
-    free(job->line);
+    job_drop_line(job);
     free(job);
+}
+
+int job_set_line(struct job *job, const struct line *line)
+{
+    job->line = malloc(line->size + 2);
+    if (!job->line)
+        return -1;
+    line_copy(job->line, line);
+    job->line_is_own = true;
+    return 0;
+}
+
+void job_drop_line(struct job *job)
+{
+    if (job->line_is_own)
+        free(job->line);
+    job->line = NULL;
 }
 
 const char *job_state_name(enum job_state state)

@@ -70,6 +70,7 @@ struct job {
     bool legacy;               /* came through request.txt */
     bool listed;               /* among the VM's ended jobs */
     bool journaled;            /* has a row in the state */
+    bool line_is_own;          /* `line` is a piece of memory by itself */
     struct job_end end;        /* from its end until the state has it */
     struct timespec changed;
     struct blob *result;      /* header and output, set with the terminal state; of a rejected line
@@ -78,7 +79,7 @@ struct job {
     struct parked *waiters;   /* requests to answer at the end */
     struct watcher *watchers; /* open files in poll(2), to be notified at the end */
     char *line; /* the accepted bytes, with their newline if they had one; NULL while JOB_NEW */
-    char tag[]; /* or the number in decimal */
+    char tag[]; /* or the number in decimal; behind it the line that it was made with */
 };
 
 /* How a job ended. */
@@ -94,8 +95,14 @@ struct job_outcome {
     bool crashed;  /* the executor died of it, or had to be killed for it */
 };
 
-/* job_create: `tag` NULL means the number. The caller holds the one reference. NULL: no memory. */
-struct job *job_create(struct vm *vm, const char *tag);
+/*
+ * job_create: `tag` NULL means the number, `line` NULL that there is none yet; both are copied. The
+ * caller holds the one reference, and sets `changed`. NULL: no memory.
+ */
+struct job *job_create(struct vm *vm, const char *tag, const struct line *line);
+/* job_set_line gives a line to a job that has none, job_drop_line takes it away. -1: no memory. */
+int job_set_line(struct job *job, const struct line *line);
+void job_drop_line(struct job *job);
 /* job_set_number gives the job its number, and with it its tag if it has no other. Once. */
 void job_set_number(struct job *job, uint64_t number);
 struct job *job_ref(struct job *job);
@@ -109,6 +116,12 @@ static inline enum job_state job_state(const struct job *job)
 static inline bool job_has_ended(const struct job *job)
 {
     return job_state(job) >= JOB_DONE;
+}
+
+/* job_has_chosen_tag: a number is never chosen, it is the job's own. */
+static inline bool job_has_chosen_tag(const struct job *job)
+{
+    return job->tag[0] > '9';
 }
 
 const char *job_state_name(enum job_state state);

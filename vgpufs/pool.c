@@ -292,16 +292,16 @@ void pool_unadmit(struct pool *pool, uint64_t count)
     pthread_mutex_unlock(&pool->lock);
 }
 
-void pool_enqueue(struct pool *pool, struct pool_tenant *tenant, struct job *job, unsigned priority)
+void pool_enqueue(struct pool *pool, struct pool_tenant *tenant, struct job *job, unsigned priority,
+                  uint64_t now_us)
 {
-    uint64_t now = clock_now_us();
     job_ref(job);
-    job->queue.deadline_us = job->deadline_ms ? now + job->deadline_ms * UINT64_C(1000) : 0;
+    job->queue.deadline_us = job->deadline_ms ? now_us + job->deadline_ms * UINT64_C(1000) : 0;
     job->queue.priority = (uint8_t)priority;
     atomic_store_explicit(&job->state, JOB_QUEUED, memory_order_release);
     pthread_mutex_lock(&pool->lock);
     pool->admitted--;
-    queue_push(&pool->queue, &tenant->queue, &job->queue, priority, now);
+    queue_push(&pool->queue, &tenant->queue, &job->queue, priority, now_us);
     atomic_fetch_add(&job->vm->queued, 1);
     if (job->queue.deadline_us)
         pool_arm_timer(pool, job->queue.deadline_us);

@@ -121,8 +121,8 @@ void pool_tenant_hold(struct pool_tenant *tenant, bool held);
  */
 int pool_admit(struct pool *pool, uint64_t count);
 void pool_unadmit(struct pool *pool, uint64_t count);
-void pool_enqueue(struct pool *pool, struct pool_tenant *tenant, struct job *job,
-                  unsigned priority);
+void pool_enqueue(struct pool *pool, struct pool_tenant *tenant, struct job *job, unsigned priority,
+                  uint64_t now_us);
 void pool_dispatch(struct pool *pool);
 /* pool_restore queues a job as it stood before a restart: queue.sequence, .priority and .queued_us
  * are set. It takes a reference. 0 or ENOSPC without memory. */

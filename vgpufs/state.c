@@ -95,9 +95,9 @@ static int names_sync(const struct state *state, const struct change *change)
     uint64_t synced = 0; /* a VM: no VM is 0 */
     for (; change; change = change->next) {
         char folder[24];
-        if (change->operation != PUT_FILE || change->values[0].number == synced)
+        if (change->operation != PUT_FILE || change->numbers[0] == synced)
             continue;
-        synced = change->values[0].number;
+        synced = change->numbers[0];
         snprintf(folder, sizeof(folder), "%" PRIu64, synced);
         if (directory_sync(state->data_dir, folder) < 0 && errno != ENOENT)
             return errno;

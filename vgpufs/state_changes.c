@@ -123,7 +123,7 @@ static struct value text_value(const char *text)
 static struct change *change_make(enum operation operation, const struct value *values,
                                   unsigned count, struct blob *blob)
 {
-    size_t size = sizeof(struct change) + count * sizeof(*values);
+    size_t size = sizeof(struct change) + count * sizeof(uint64_t);
     for (unsigned i = 0; i < count; i++)
         size += values[i].kind == VALUE_BYTES ? values[i].number : 0;
     struct change *change = malloc(size);
@@ -131,18 +131,19 @@ static struct change *change_make(enum operation operation, const struct value *
         log_error("state: no memory: a change is lost");
         return NULL;
     }
-    *change = (struct change){.operation = operation,
-                              .count = count,
+    *change = (struct change){.operation = (uint16_t)operation,
+                              .count = (uint16_t)count,
                               .vm = vm_of(operation, values),
                               .bytes = size + (blob ? blob->size : 0),
                               .blob = blob ? blob_ref(blob) : NULL};
-    char *bytes = (char *)(change->values + count);
+    char *bytes = (char *)(change->numbers + count);
     for (unsigned i = 0; i < count; i++) {
-        change->values[i] = values[i];
+        change->numbers[i] = values[i].number;
+        change->nulls |= (uint16_t)((values[i].kind == VALUE_NULL) << i);
         if (values[i].kind != VALUE_BYTES)
             continue;
+        change->texts |= (uint16_t)(1u << i);
         memcpy(bytes, values[i].bytes, values[i].number);
-        change->values[i].bytes = bytes;
         bytes += values[i].number;
     }
     return change;
@@ -403,28 +404,22 @@ state_ticket state_put_draining(struct state *state, bool draining)
 
 /* Writing them. */
 
-static void value_bind(sqlite3_stmt *statement, int place, const struct value *value)
-{
-    switch (value->kind) {
-    case VALUE_NULL: /* unbound is NULL */
-        break;
-    case VALUE_NUMBER:
-        sqlite3_bind_int64(statement, place, (sqlite3_int64)value->number);
-        break;
-    case VALUE_BYTES:
-        sqlite3_bind_blob(statement, place, value->bytes, (int)value->number, SQLITE_STATIC);
-        break;
-    }
-}
-
 int change_apply(struct state *state, const struct change *change)
 {
     if (change->operation == REMOVE_BYTES)
         return 0;
     sqlite3_stmt *statement = state->prepared[change->operation];
+    const char *bytes = (const char *)(change->numbers + change->count);
     int places = sqlite3_bind_parameter_count(statement), place = 1;
-    for (unsigned i = 0; i < change->count && place <= places; i++, place++)
-        value_bind(statement, place, &change->values[i]);
+    for (unsigned i = 0; i < change->count && place <= places; i++, place++) {
+        uint64_t number = change->numbers[i];
+        if (change->texts >> i & 1) {
+            sqlite3_bind_blob(statement, place, bytes, (int)number, SQLITE_STATIC);
+            bytes += number;
+        } else if (!(change->nulls >> i & 1)) { /* unbound is NULL */
+            sqlite3_bind_int64(statement, place, (sqlite3_int64)number);
+        }
+    }
     if (change->blob)
         sqlite3_bind_blob(statement, place, change->blob->data, (int)change->blob->size,
                           SQLITE_STATIC);
@@ -441,8 +436,7 @@ void bytes_remove(const struct state *state, const struct change *group)
         char path[48];
         if (group->operation != REMOVE_BYTES)
             continue;
-        snprintf(path, sizeof(path), "%" PRIu64 "/%" PRIu64, group->values[0].number,
-                 group->values[1].number);
+        snprintf(path, sizeof(path), "%" PRIu64 "/%" PRIu64, group->numbers[0], group->numbers[1]);
         unlinkat(state->data_dir, path, 0);
     }
 }

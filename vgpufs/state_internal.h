@@ -59,14 +59,15 @@ struct value {
     const char *bytes;
 };
 
+/* What was asked for. Hundreds of thousands may be waiting: the values are packed. */
 struct change {
     struct change *next;
-    enum operation operation;
-    unsigned count;
     unsigned vm;       /* whose it is; 0: no VM's */
     uint64_t bytes;    /* of memory */
     struct blob *blob; /* a reference, bound behind the values; NULL: NULL is bound there */
-    struct value values[];
+    uint16_t operation, count;
+    uint16_t nulls, texts; /* a bit for each value that is NULL, or bytes */
+    uint64_t numbers[];    /* the values, or how many bytes; behind all of them the bytes */
 };
 
 struct reserve {

@@ -14,23 +14,27 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct job *vm_tag_lookup(struct vm *vm, const char *tag)
-{
-    struct table_entry *entry = table_find(&vm->jobs_by_tag, table_hash_string(tag));
-    for (; entry; entry = table_find_next(entry)) {
-        struct job *job = container_of(entry, struct job, by_tag);
-        if (strcmp(job->tag, tag) == 0)
-            return job;
-    }
-    return NULL;
-}
-
 static struct job *number_lookup(struct vm *vm, uint64_t number)
 {
     struct table_entry *entry = table_find(&vm->jobs_by_number, table_hash_number(number));
     for (; entry; entry = table_find_next(entry)) {
         struct job *job = container_of(entry, struct job, by_number);
         if (job->number == number)
+            return job;
+    }
+    return NULL;
+}
+
+struct job *vm_tag_lookup(struct vm *vm, const char *tag)
+{
+    if (tag[0] <= '9') { /* no tag that was chosen: a number, which its job's is in decimal */
+        struct job *job = number_lookup(vm, strtoull(tag, NULL, 10));
+        return job && strcmp(job->tag, tag) == 0 ? job : NULL;
+    }
+    struct table_entry *entry = table_find(&vm->jobs_by_tag, table_hash_string(tag));
+    for (; entry; entry = table_find_next(entry)) {
+        struct job *job = container_of(entry, struct job, by_tag);
+        if (strcmp(job->tag, tag) == 0)
             return job;
     }
     return NULL;
@@ -60,6 +64,8 @@ int vm_job_enter(struct vm *vm, struct job *job)
 {
     if (table_insert(&vm->jobs_by_number, &job->by_number, table_hash_number(job->number)) < 0)
         return ENOSPC;
+    if (!job_has_chosen_tag(job))
+        return 0;
     if (table_insert(&vm->jobs_by_tag, &job->by_tag, table_hash_string(job->tag)) < 0) {
         table_remove(&vm->jobs_by_number, &job->by_number);
         return ENOSPC;
@@ -72,7 +78,8 @@ void vm_job_leave(struct vm *vm, struct job *job)
     if (job->listed)
         vm_ended_leave(vm, job);
     table_remove(&vm->jobs_by_number, &job->by_number);
-    table_remove(&vm->jobs_by_tag, &job->by_tag);
+    if (job_has_chosen_tag(job))
+        table_remove(&vm->jobs_by_tag, &job->by_tag);
     job->forgotten = true;
     if (job->journaled && !vm->destroyed && (job == vm->newest.job || job == vm->legacy.job))
         state_hide_job(vm->server->state, vm->id, job->number);
@@ -197,7 +204,7 @@ static int make_directory(struct vm *vm, const char *tag, struct job **made)
 {
     if (!command_tag_is_valid(tag))
         return EINVAL;
-    struct job *job = job_create(vm, tag);
+    struct job *job = job_create(vm, tag, NULL);
     int error = job ? vm_lock_numbers(vm, 1) : ENOSPC;
     if (error) {
         job_unref(job);
@@ -219,7 +226,7 @@ static int make_directory(struct vm *vm, const char *tag, struct job **made)
         vm->next_job++;
         state_put_directory(vm->server->state, vm->id, job->number, job->tag);
         job->journaled = true;
-        vm->jobs_changed = clock_change();
+        job->changed = vm->jobs_changed = clock_change();
         *made = job_ref(job);
     }
     pthread_mutex_unlock(&vm->lock);

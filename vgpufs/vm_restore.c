@@ -19,11 +19,12 @@
 /* job_of makes the job of a row and puts it into the tables. NULL without memory. */
 static struct job *job_of(struct vm *vm, const struct state_job *saved)
 {
-    struct job *job = job_create(vm, saved->tag);
+    struct line line = {.bytes = saved->line, .size = saved->line ? strlen(saved->line) : 0};
+    struct job *job = job_create(vm, saved->tag, saved->line ? &line : NULL);
     if (!job)
         return NULL;
+    job->changed = clock_change();
     job_set_number(job, saved->number);
-    job->line = saved->line ? strdup(saved->line) : NULL;
     job->journaled = true;
     job->forgotten = saved->hidden;
     job->legacy = saved->legacy;
@@ -33,7 +34,7 @@ static struct job *job_of(struct vm *vm, const struct state_job *saved)
     job->queue.priority = (uint8_t)(saved->priority < QUEUE_PRIORITIES ? saved->priority : 0);
     job->queue.sequence = saved->sequence;
     job->queue.queued_us = clock_from_real_us(saved->queued_at_us);
-    if ((saved->line && !job->line) || (!saved->hidden && vm_job_enter(vm, job) != 0)) {
+    if (!saved->hidden && vm_job_enter(vm, job) != 0) {
         job_unref(job);
         return NULL;
     }

@@ -25,6 +25,9 @@ struct draft {
     uint64_t timeout_ms, deadline_ms;
 };
 
+/* One line, to a host with so many pools, costs no allocation for its drafts. */
+#define FEW_POOLS 8
+
 struct submission {
     struct vm *vm;
     enum submit_via via;
@@ -37,6 +40,8 @@ struct submission {
     size_t admitted;     /* so many pools have made room */
     uint64_t room_bytes; /* set aside on the disk */
     struct state_batch batch;
+    struct draft one;
+    uint64_t few[FEW_POOLS];
     size_t failed; /* index of the draft that is at fault */
     char error[COMMAND_MAX_ERROR];
 };
@@ -67,7 +72,7 @@ static int draft_parse(struct submission *submission, size_t index)
     draft->workload = command.workload;
     draft->timeout_ms = command.timeout_ms;
     draft->deadline_ms = command.deadline_ms;
-    draft->job = target ? job_ref(target) : job_create(vm, command.tag);
+    draft->job = target ? job_ref(target) : job_create(vm, command.tag, draft->line);
     draft->is_new = !target;
     return draft->job ? 0 : fail(submission, index, ENOSPC, "no memory for the job");
 }
@@ -125,7 +130,15 @@ static int draft_enter(struct submission *submission, size_t index)
     }
     if (!draft->is_new && draft->job->forgotten)
         return fail(submission, index, ESTALE, "the job's directory was removed");
-    if (!draft->is_new && draft->job->line) {
+    if (draft->is_new) {
+        job_set_number(draft->job, vm->next_job);
+        if (vm_job_enter(vm, draft->job) != 0)
+            return fail(submission, index, ENOSPC, "no memory for the job");
+        job_ref(draft->job);
+        vm->next_job++;
+        return 0;
+    }
+    if (draft->job->line) {
         if (!same_line(draft->job->line, draft->line)) {
             snprintf(submission->error, sizeof(submission->error),
                      "tag %s is in use for another command", draft->job->tag);
@@ -134,19 +147,8 @@ static int draft_enter(struct submission *submission, size_t index)
         draft->is_duplicate = true;
         return 0;
     }
-    char *line = malloc(draft->line->size + 2);
-    if (!line)
+    if (job_set_line(draft->job, draft->line) < 0)
         return fail(submission, index, ENOSPC, "no memory for the job");
-    memcpy(line, draft->line->bytes, draft->line->size);
-    strcpy(line + draft->line->size, draft->line->newline ? "\n" : "");
-    draft->job->line = line;
-    if (!draft->is_new)
-        return 0;
-    job_set_number(draft->job, vm->next_job);
-    if (vm_job_enter(vm, draft->job) != 0)
-        return fail(submission, index, ENOSPC, "no memory for the job");
-    job_ref(draft->job);
-    vm->next_job++;
     return 0;
 }
 
@@ -160,8 +162,7 @@ static void drafts_withdraw(struct submission *submission)
         if (draft->is_new) {
             vm_job_leave(submission->vm, draft->job);
         } else {
-            free(draft->job->line);
-            draft->job->line = NULL;
+            job_drop_line(draft->job);
         }
     }
     submission->vm->next_job = submission->first_job;
@@ -289,7 +290,7 @@ static void note_request(struct submission *submission)
 
 /* journal adds a job that was just queued to what is to be written. Without memory it is queued
  * all the same, and would not survive a restart. */
-static void journal(struct submission *submission, struct job *job)
+static void journal(struct submission *submission, struct job *job, uint64_t queued_at_us)
 {
     struct state_job row = {
         .vm = submission->vm->id,
@@ -302,7 +303,7 @@ static void journal(struct submission *submission, struct job *job)
         .legacy = submission->via == VIA_REQUEST,
         .sequence = job->queue.sequence,
         .entry = job->entry,
-        .queued_at_us = clock_to_real_us(job->queue.queued_us),
+        .queued_at_us = queued_at_us,
     };
     job->journaled |= state_batch_add(&submission->batch, &row) == 0;
 }
@@ -319,6 +320,9 @@ static void renew(struct submission *submission, struct job *job)
 static void commit(struct submission *submission)
 {
     struct vm *vm = submission->vm;
+    /* One reading of the clock for all: of many lines it would be a good part of the work. */
+    uint64_t now = clock_now_us(), real_us = clock_to_real_us(now);
+    struct timespec changed = clock_change();
     for (size_t i = 0; i < submission->count; i++) {
         struct draft *draft = &submission->drafts[i];
         struct job *job = draft->job;
@@ -336,11 +340,10 @@ static void commit(struct submission *submission)
         job->workload = draft->workload;
         job->timeout_ms = (uint32_t)draft->timeout_ms;
         job->deadline_ms = (uint32_t)draft->deadline_ms;
-        job->changed = clock_change();
+        job->changed = vm->jobs_changed = changed;
         vm->counters.submitted++;
-        vm->jobs_changed = job->changed;
-        pool_enqueue(pool, vm->tenants[draft->identity.pool], job, draft->identity.priority);
-        journal(submission, job);
+        pool_enqueue(pool, vm->tenants[draft->identity.pool], job, draft->identity.priority, now);
+        journal(submission, job, real_us);
     }
     if (submission->batch.count)
         state_put_batch(vm->server->state, &submission->batch);
@@ -374,8 +377,10 @@ static void submission_finish(struct submission *submission)
 {
     for (size_t i = 0; submission->drafts && i < submission->count; i++)
         job_unref(submission->drafts[i].job);
-    free(submission->drafts);
-    free(submission->per_pool);
+    if (submission->drafts != &submission->one)
+        free(submission->drafts);
+    if (submission->per_pool != submission->few)
+        free(submission->per_pool);
 }
 
 /* refuse notes the failure as the VM's newest entry. */
@@ -399,11 +404,12 @@ int vm_submit(struct vm *vm, enum submit_via via, struct job *target, const stru
         .vm = vm,
         .via = via,
         .target = target,
-        .drafts = calloc(count, sizeof(struct draft)),
         .count = count,
-        .per_pool = calloc(vm->server->pool_count, sizeof(uint64_t)),
     };
     int failure = 0;
+    size_t pools = vm->server->pool_count;
+    submission.drafts = count == 1 ? &submission.one : calloc(count, sizeof(struct draft));
+    submission.per_pool = pools <= FEW_POOLS ? submission.few : calloc(pools, sizeof(uint64_t));
     pthread_mutex_lock(&vm->lock);
     uint64_t most = vm->config.max_queued + vm->config.max_jobs;
     pthread_mutex_unlock(&vm->lock);

@@ -16,6 +16,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+/* A process that computed nothing for so long is done: vgpufs writes its journal after 50 ms. */
+#define REST_US     200000
 #define MAX_MOUNTS  16
 #define START_TRIES 30000 /* of 2 ms */
 #define LINES       10000 /* of one write */
@@ -322,6 +324,33 @@ static double status_number(const char *path, const char *key)
     if (file)
         fclose(file);
     return number;
+}
+
+/* process_ticks: what it has computed, in the kernel's ticks. */
+static unsigned long process_ticks(pid_t pid)
+{
+    char path[64];
+    unsigned long user = 0, kernel = 0;
+    snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+    FILE *file = fopen(path, "re");
+    if (!file || fscanf(file, "%*d %*s %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user,
+                        &kernel) != 2)
+        bench_die(path);
+    fclose(file);
+    return user + kernel;
+}
+
+double process_wait_rest(pid_t pid)
+{
+    unsigned long ticks = process_ticks(pid), now;
+    double rest_us = bench_now_us();
+    for (; bench_now_us() - rest_us < REST_US; ticks = now) {
+        bench_sleep_ms(5);
+        now = process_ticks(pid);
+        if (now != ticks)
+            rest_us = bench_now_us();
+    }
+    return rest_us;
 }
 
 double process_memory_kib(pid_t pid)

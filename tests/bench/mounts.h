@@ -60,6 +60,9 @@ void mount_wait_newest(const struct mount *mount, unsigned vm);
 /* mount_counter reads `key=NUMBER` of the line of `stats` that begins with `line`. */
 double mount_counter(const struct mount *mount, const char *line, const char *key);
 
+/* process_wait_rest waits until the process computes nothing more. Returns when that was, as
+ * bench_now_us does, to some 20 ms. */
+double process_wait_rest(pid_t pid);
 /* process_memory_kib: VmRSS; process_switches: how often its threads have slept, in all. */
 double process_memory_kib(pid_t pid);
 double process_switches(pid_t pid);

@@ -54,7 +54,7 @@ static void slot_enter(struct slot *slot, enum situation situation)
                                            : SLOT_BUSY;
     if (slot->state != SLOT_BUSY)
         return;
-    slot->run = (struct run){.job = job_create(&vm, "fuzzed"),
+    slot->run = (struct run){.job = job_create(&vm, "fuzzed", NULL),
                              .attempt = ATTEMPT,
                              .max_output_bytes = MAX_OUTPUT,
                              .limit_us = UINT64_MAX,
