@@ -403,18 +403,21 @@ static void result_read(struct handle *handle, fuse_req_t request, size_t size, 
 }
 
 /* gone_read: of what is gone, who has it open can still read what it held. */
-static void gone_read(const struct handle *handle, fuse_req_t request, size_t size, uint64_t offset)
+static void gone_read(struct handle *handle, fuse_req_t request, size_t size, uint64_t offset)
 {
     enum node_content sort = handle->node.type->content;
-    const struct blob *content = sort == CONTENT_TEXT     ? handle->text.snapshot
-                                 : sort == CONTENT_RESULT ? handle->result.content.content
-                                                          : NULL;
+    struct blob *content = sort == CONTENT_TEXT     ? handle->text.snapshot
+                           : sort == CONTENT_RESULT ? handle->result.content.content
+                                                    : NULL;
     if (!content) {
         fuse_reply_err(request, ESTALE);
         return;
     }
     size_t start = part_of(content, offset, &size);
+    /* Once it is answered, the reader may close, and the handle be gone. */
+    blob_ref(content);
     fuse_reply_buf(request, content->data + start, size);
+    blob_unref(content);
 }
 
 void handle_read(struct handle *handle, fuse_req_t request, size_t size, uint64_t offset)

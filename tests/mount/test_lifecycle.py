@@ -388,7 +388,9 @@ def test_a_standard_error_that_takes_nothing(vgpufs):
     vm = daemon.vm(3)
     for i in range(200):
         assert vm.run(f"NOP tag=t{i}").header["status"] == "done"
-    os.kill(daemon.executor_pid("A.0"), signal.SIGKILL)
+    old = daemon.executor_pid("A.0")
+    os.kill(old, signal.SIGKILL)
+    wait_until(lambda: daemon.executor_pid("A.0") != old, what="another executor")
     assert vm.run("NOP").header["status"] == "done"
     said = os.read(reading, 65536)
     daemon.ctl("hold A")
