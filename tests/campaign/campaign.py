@@ -32,6 +32,7 @@ KILL_POINTS = [  # the places in the daemon (KILL_POINT), in a build with -Dkill
     "asked", "group-begun", "group-applied", "group-committed", "announcing", "announced",
     "end-asked", "ended", "answering", "answered", "replying", "replied", "starting", "restoring",
 ]
+ENDING = ("end-asked", "ended", "answering", "answered")  # not reached while the pools are held
 VMS = 4
 TAGS = 40  # a client leaves so many unread at most
 HELD = 100  # it submits so many at most while the pools are held
@@ -308,13 +309,13 @@ class Campaign(Check):
             return False
 
     def round(self, rng, point=None, wait=0.3):
-        """Starts, lets the clients work, kills; starts again and checks. In each fourth round the
+        """Starts, lets the clients work, kills; starts again and checks. In each third round the
         pools are held until then."""
         self.rounds += 1
         name = f"{point}:{rng.randrange(1, 60)}" if point else None
         held = False
         if self.start(name):
-            held = self.rounds % 4 == 0 and self.hold("hold")
+            held = self.rounds % 3 == 0 and point not in ENDING and self.hold("hold")
             clients = self.clients_start(rng, held)
             try:
                 self.daemon.wait(wait * (0.2 + rng.random()) * (4 if point else 1))
