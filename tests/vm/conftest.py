@@ -70,6 +70,7 @@ def other(rig):
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item):
     report = (yield).get_result()
+    item.failed_in_call = report.failed or getattr(item, "failed_in_call", False)
     if report.failed:
         failed.append(item.nodeid)
         with open(FAILURES, "a", encoding="utf-8") as file:  # while the others still run

@@ -55,8 +55,8 @@ def guest_json(guest, *words, timeout=120, environment=""):
     return json.loads(guest.sh(f"{environment} /payload/guest.py {command}", timeout))
 
 
-def make_payload(folder):
-    """The second disk: this build's programs and the rig's own scripts."""
+def make_payload(folder, more=()):
+    """The second disk: this build's programs and the rig's own scripts; `more` files beside."""
     tree = folder / "payload"
     (tree / "bin").mkdir(parents=True)
     for program in PROGRAMS:
@@ -64,6 +64,8 @@ def make_payload(folder):
                        check=True)
     for script in SCRIPTS:
         shutil.copy(HERE / script, tree)
+    for path in more:
+        shutil.copy(path, tree)
     shutil.copy(HERE / "init.sh", tree / "init")
     (tree / "init").chmod(0o755)
     subprocess.run(["mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-d", tree,
