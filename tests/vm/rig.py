@@ -24,8 +24,8 @@ BUILD = Path(os.environ.get("VGPUFS_BUILD", "VGPUFS_BUILD-is-not-set"))
 # Where the machines' disk is kept: `./dev clean` knows build-*/.
 CACHE = Path(os.environ.get("VGPUFS_VM_CACHE", SOURCE / "build-vm"))
 
-PROGRAMS = ["vgpufs/vgpufs", "vgpufs/executor/vgpu-executor", "vgpufs/ctl/vgpuctl",
-            "guest-tools/vgpu-run", "guest-tools/vgpu-identity"]
+PROGRAMS = ["vgpufs/vgpufs", "vgpufs/mount/vgpufs-mount", "vgpufs/executor/vgpu-executor",
+            "vgpufs/ctl/vgpuctl", "guest-tools/vgpu-run", "guest-tools/vgpu-identity"]
 SCRIPTS = ["agent.py", "length_executor.py", "guest.py", "raw_nfs.py"]
 HOST_MEMORY, GUEST_MEMORY = 1536, 768
 GUESTS = (3, 4)
