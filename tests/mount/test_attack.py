@@ -105,7 +105,7 @@ def test_results_for_an_nfs_server(vgpufs, tmp_path):
     daemon, vm = large_results(vgpufs, COUNT, {})
     server = NfsServer(tmp_path)
     try:
-        with memory_bounded(daemon, 24):
+        with memory_bounded(daemon, 40):
             for number in range(1, COUNT + 1):
                 assert server.size(vm.job(number) / "result") > MIB
         fd = server.do("open", vm.job(1) / "result", os.O_RDONLY)
