@@ -91,8 +91,9 @@ struct job_outcome {
     const char *output;  /* the workload's own, `output_size` bytes */
     size_t output_size;
     bool truncated;
-    int exit_code; /* -1: none */
-    bool crashed;  /* the executor died of it, or had to be killed for it */
+    int exit_code;     /* -1: none */
+    uint64_t ended_us; /* when it ended; 0: now */
+    bool crashed;      /* the executor died of it, or had to be killed for it */
 };
 
 /*

@@ -15,7 +15,9 @@
 
 /* Ends of jobs. */
 
-static void count_end(struct pool *pool, const struct job *job, enum job_state state, bool ran)
+/* count_end: `ended_us` 0 if it never ran. */
+static void count_end(struct pool *pool, const struct job *job, enum job_state state,
+                      uint64_t ended_us)
 {
     struct pool_counters *counters = &pool->counters;
     uint64_t *const by_state[] = {
@@ -25,9 +27,9 @@ static void count_end(struct pool *pool, const struct job *job, enum job_state s
         [JOB_TIMEOUT] = &counters->timeout,
     };
     ++*by_state[state];
-    if (!ran)
+    if (!ended_us)
         return;
-    uint64_t run_us = clock_now_us() - job->started_us;
+    uint64_t run_us = ended_us - job->started_us;
     counters->device_us += run_us;
     histogram_add(&pool->run, run_us);
     histogram_add(&pool->wait, job->started_us - job->queue.queued_us);
@@ -45,24 +47,80 @@ void pool_release(struct pool *pool, const struct job *job)
     pool_classify(tenant, now);
 }
 
-void pool_tell(struct pool *pool, struct ending *ending)
+/* tell does it at once; `sync`: first the outputs are to be on disk. */
+static void tell(struct pool *pool, struct ending *ending, bool sync)
 {
     struct job *job = ending->run.job;
     struct job_outcome *outcome = &ending->outcome;
-    if (!job)
-        return;
-    if (outcome->state == JOB_DONE && run_install(&ending->run, ending->error) < 0) {
+    if (outcome->state == JOB_DONE && ((sync && run_sync(&ending->run, ending->error) < 0) ||
+                                       run_install(&ending->run, ending->error) < 0)) {
         outcome->state = JOB_FAILED;
         outcome->error = ending->error;
     }
     outcome->output = ending->run.output.data ? ending->run.output.data : "";
     outcome->output_size = ending->run.output.size;
     pthread_mutex_lock(&pool->lock);
-    count_end(pool, job, outcome->state, true);
+    count_end(pool, job, outcome->state, outcome->ended_us);
     pthread_cond_broadcast(&pool->slots_changed);
     pthread_mutex_unlock(&pool->lock);
     vm_job_ended(job, outcome);
     run_finish(&ending->run);
+}
+
+/* The end of a job whose outputs go to the disk first. */
+struct sync_task {
+    struct task task;
+    struct pool *pool;
+    struct pool_tenant *tenant;
+    struct ending ending;
+};
+
+static void sync_run(struct task *task)
+{
+    struct sync_task *own = container_of(task, struct sync_task, task);
+    struct pool *pool = own->pool;
+    tell(pool, &own->ending, true);
+    pthread_mutex_lock(&pool->lock);
+    own->tenant->syncing--;
+    pool_classify(own->tenant, clock_now_us());
+    pthread_mutex_unlock(&pool->lock);
+    free(own);
+    pool_dispatch(pool);
+    pthread_mutex_lock(&pool->lock);
+    pool->syncing--;
+    pthread_cond_broadcast(&pool->slots_changed); /* who stops the pool waits for this */
+    pthread_mutex_unlock(&pool->lock);
+}
+
+/* sync_later hands the end to the VM's thread for what waits for a disk: neither this thread nor
+ * the slot waits. False without memory. */
+static bool sync_later(struct pool *pool, const struct ending *ending)
+{
+    struct sync_task *own = malloc(sizeof(*own));
+    if (!own)
+        return false;
+    struct vm *vm = ending->run.job->vm;
+    *own = (struct sync_task){
+        .task.run = sync_run, .pool = pool, .tenant = vm->tenants[pool->index], .ending = *ending};
+    own->ending.outcome.backend = own->ending.backend;
+    own->ending.outcome.device = own->ending.device;
+    pthread_mutex_lock(&pool->lock);
+    pool->syncing++;
+    own->tenant->syncing++;
+    pool_classify(own->tenant, clock_now_us());
+    pthread_mutex_unlock(&pool->lock);
+    worker_hand(&vm->worker, &own->task);
+    return true;
+}
+
+void pool_tell(struct pool *pool, struct ending *ending)
+{
+    if (!ending->run.job)
+        return;
+    bool sync = ending->outcome.state == JOB_DONE && run_has_output(&ending->run) &&
+                state_outputs_are_synced(pool->server->state);
+    if (!sync || !sync_later(pool, ending))
+        tell(pool, ending, sync);
 }
 
 void pool_unqueue(struct pool *pool, struct job *job)
@@ -75,7 +133,7 @@ void pool_end_queued(struct pool *pool, struct job *job, enum job_state state, c
 {
     struct job_outcome outcome = {.state = state, .error = error, .output = "", .exit_code = -1};
     pthread_mutex_lock(&pool->lock);
-    count_end(pool, job, state, false);
+    count_end(pool, job, state, 0);
     pthread_mutex_unlock(&pool->lock);
     vm_job_ended(job, &outcome);
     job_unref(job);

@@ -33,6 +33,7 @@ struct pool_tenant {
     struct vm *vm;
     struct pool_tenant *next; /* all of the pool's */
     unsigned running;
+    unsigned syncing;     /* jobs that are done, whose outputs are on their way to the disk */
     uint64_t max_running; /* 0: as many as there are slots */
     unsigned share_percent;
     bool held;
@@ -69,6 +70,7 @@ struct pool {
     struct pool_tenant *tenants;
     struct slot *slots;
     unsigned slot_count, running;
+    unsigned syncing;  /* of all tenants */
     uint64_t admitted; /* accepted jobs that are not in the queue yet */
     uint64_t max_queued, max_result_bytes;
     bool held, stopping;

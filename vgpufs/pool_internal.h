@@ -23,7 +23,12 @@ bool pool_start_one(struct pool *pool);
 void pool_put_back(struct pool *pool, struct slot *slot, struct run *abandoned);
 /* pool_release gives back what a running job had taken. */
 void pool_release(struct pool *pool, const struct job *job);
-/* pool_tell does the rest of a job's end. The pool is not locked. */
+/* So many of a tenant's jobs may be done while their outputs are not on disk: each has its files
+ * open. With more, none is started. */
+#define POOL_MOST_SYNCING 16
+
+/* pool_tell does the rest of a job's end; now, or when its outputs are on disk. The pool is not
+ * locked. */
 void pool_tell(struct pool *pool, struct ending *ending);
 /* pool_unqueue takes a queued job out; the caller gets the queue's reference and the right to end
  * it. */

@@ -38,7 +38,7 @@ void pool_classify(struct pool_tenant *tenant, uint64_t now_us)
     struct pool *pool = tenant->pool;
     uint64_t most = tenant->max_running ? tenant->max_running : pool->slot_count;
     enum queue_class class = QUEUE_RUNNABLE;
-    if (tenant->held || tenant->running >= most)
+    if (tenant->held || tenant->running >= most || tenant->syncing >= POOL_MOST_SYNCING)
         class = QUEUE_BLOCKED;
     else if (tenant_over_share(tenant, now_us))
         class = QUEUE_OVER;

@@ -320,6 +320,10 @@ void pool_stop(struct pool *pool)
     (void)size; /* an eventfd takes it */
     pthread_join(pool->thread, NULL);
     pool->has_thread = false;
+    pthread_mutex_lock(&pool->lock);
+    while (pool->syncing)
+        pthread_cond_wait(&pool->slots_changed, &pool->lock);
+    pthread_mutex_unlock(&pool->lock);
 }
 
 void pool_finish(struct pool *pool)

@@ -106,6 +106,27 @@ int run_reserve(struct run *run, const char *param, uint64_t bytes)
     return ENOENT;
 }
 
+bool run_has_output(const struct run *run)
+{
+    for (size_t i = 0; i < run->file_count; i++)
+        if (run->files[i].install_as)
+            return true;
+    return false;
+}
+
+int run_sync(const struct run *run, char *error)
+{
+    for (size_t i = 0; i < run->file_count; i++) {
+        const struct run_file *file = &run->files[i];
+        if (!file->install_as || fdatasync(file->descriptor) == 0)
+            continue;
+        snprintf(error, COMMAND_MAX_ERROR, "%s=: cannot have the file on disk: %s",
+                 file->param->name, strerror(errno));
+        return -1;
+    }
+    return 0;
+}
+
 int run_install(struct run *run, char *error)
 {
     for (size_t i = 0; i < run->file_count; i++) {

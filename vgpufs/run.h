@@ -52,6 +52,10 @@ void run_output(struct run *run, const void *bytes, size_t size);
 /* run_reserve makes room for an output file: 0 or an errno. */
 int run_reserve(struct run *run, const char *param, uint64_t bytes);
 
+bool run_has_output(const struct run *run);
+/* run_sync waits until the outputs' bytes are on disk. -1 and `error` in words if they cannot be.
+ */
+int run_sync(const struct run *run, char *error);
 /*
  * run_install gives the outputs their names. Returns -1 and `error` in words if one is larger than
  * what was reserved, or cannot be installed.

@@ -86,6 +86,7 @@ void slot_end(struct slot *slot, enum job_state state, const char *error, struct
         .device = ending->device,
         .truncated = slot->run.truncated,
         .exit_code = -1,
+        .ended_us = clock_now_us(),
     };
     slot->run = (struct run){0};
     if (slot->state == SLOT_BUSY)

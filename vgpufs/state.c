@@ -519,6 +519,14 @@ bool state_jobs_are_synced(struct state *state)
     return synced;
 }
 
+bool state_outputs_are_synced(struct state *state)
+{
+    pthread_mutex_lock(&state->lock);
+    bool synced = state->durability != DURABILITY_NONE;
+    pthread_mutex_unlock(&state->lock);
+    return synced;
+}
+
 int directory_sync(int at, const char *path)
 {
     int directory = openat(at, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);

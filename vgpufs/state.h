@@ -36,6 +36,8 @@ void state_set_durability(struct state *state, enum config_durability durability
                           uint64_t group_ms);
 /* state_jobs_are_synced: durability = sync. */
 bool state_jobs_are_synced(struct state *state);
+/* state_outputs_are_synced: durability is not none: the writer syncs, sooner or later. */
+bool state_outputs_are_synced(struct state *state);
 /* state_close writes what is still to be written and stops the thread. Accepts NULL. */
 void state_close(struct state *state);
 

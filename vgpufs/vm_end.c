@@ -156,7 +156,7 @@ void vm_job_ended(struct job *job, const struct job_outcome *outcome)
     int error = EIO;
     pthread_mutex_lock(&vm->lock);
     job_ref(job);
-    job->ended_us = clock_now_us();
+    job->ended_us = outcome->ended_us ? outcome->ended_us : clock_now_us();
     job->end = (struct job_end){
         .state = (unsigned char)outcome->state,
         .crashed = outcome->crashed,

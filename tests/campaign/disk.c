@@ -1,7 +1,7 @@
 /*
  * A disk that is slow or fails, as vgpufs sees it: loaded by LD_PRELOAD in front
- * of libc, it stands between SQLite and the files of the database. The page of
- * memory that VGPUFS_TEST_DISK names says what it does, and counts.
+ * of libc, it stands between SQLite and the files of the database, and syncs of data files. The
+ * page of memory that VGPUFS_TEST_DISK names says what it does, and counts.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -20,6 +20,8 @@ struct control {
     atomic_uint slow_ms; /* how long a sync takes; made shorter, it ends those under way too */
     atomic_uint syncs;   /* that were made */
     atomic_uint tables;  /* of them: of state.db itself, not of its log */
+    /* The same for the bytes of data files, of which only syncs fail or are slow. */
+    atomic_uint data_fails, data_slow_ms, data_begun, data_syncs;
 };
 
 static struct control *control_page(void)
@@ -60,6 +62,25 @@ static int is_tables(int file)
     path_of(file, path);
     char *name = strstr(path, "/state.db");
     return name && !strcmp(name, "/state.db");
+}
+
+/* is_data: is it state_dir/data/<vm>/<number>? */
+static int is_data(int file)
+{
+    char path[512];
+    unsigned vm;
+    int end = 0;
+    path_of(file, path);
+    const char *name = strstr(path, "/state/data/");
+    return name && sscanf(name, "/state/data/%u/%*u%n", &vm, &end) == 1 && end && !name[end];
+}
+
+/* pause_for waits as long as `ms` says, which may be made shorter meanwhile. */
+static void pause_for(const atomic_uint *ms)
+{
+    static const struct timespec pause = {.tv_nsec = 5000000};
+    for (unsigned passed = 0; passed < atomic_load(ms); passed += 5)
+        nanosleep(&pause, NULL);
 }
 
 /* note_folder writes down which folders were synced. */
@@ -108,11 +129,18 @@ static int sync_as(long call, int file)
         return -1;
     }
     if (control && is_database(file)) {
-        static const struct timespec pause = {.tv_nsec = 5000000};
-        for (unsigned ms = 0; ms < atomic_load(&control->slow_ms); ms += 5)
-            nanosleep(&pause, NULL);
+        pause_for(&control->slow_ms);
         atomic_fetch_add(&control->syncs, 1);
         atomic_fetch_add(&control->tables, (unsigned)is_tables(file));
+    } else if (control && is_data(file)) {
+        atomic_fetch_add(&control->data_begun, 1);
+        pause_for(&control->data_slow_ms);
+        number = (int)atomic_load(&control->data_fails);
+        if (number) {
+            errno = number;
+            return -1;
+        }
+        atomic_fetch_add(&control->data_syncs, 1);
     } else if (control) {
         note_folder(file);
     }

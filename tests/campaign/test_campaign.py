@@ -3,6 +3,7 @@ import errno
 import mmap
 import os
 import random
+import signal
 import struct
 import subprocess
 import tempfile
@@ -97,6 +98,13 @@ class Disk:
     def set(self, fails=0, slow_ms=0):
         self.page[:8] = struct.pack("=II", fails, slow_ms)
 
+    def set_data(self, fails=0, slow_ms=0):
+        self.page[16:24] = struct.pack("=II", fails, slow_ms)
+
+    def data_syncs(self):
+        """Of data files: begun, and made."""
+        return struct.unpack("=II", self.page[24:32])
+
     def syncs(self):
         return struct.unpack("=I", self.page[8:12])[0]
 
@@ -167,6 +175,80 @@ def test_who_waits_for_the_disk(root):
     reader.join()
 
 
+def put_file(campaign, vm, name, content):
+    with open(campaign.mount / f"vm{vm}" / "data" / name, "wb") as file:
+        file.write(content)
+
+
+ONES = struct.pack("<4f", 1, 1, 1, 1)
+TWOS = struct.pack("<4f", 2, 2, 2, 2)
+
+
+def test_an_output_is_on_disk_before_its_result(root):
+    """While it is not, the slot, the pool and the VM's other jobs go on, but for some bound on
+    outputs; and a daemon that is killed meanwhile makes them again."""
+    disk = Disk(root[0])
+    campaign = campaign_in(root)
+    assert campaign.start(preload=disk.preload)
+    put_file(campaign, 1, "x", ONES)
+    disk.set_data(slow_ms=3600000)
+    for i in range(40):
+        put(campaign.mount / "vm1" / "submit", f"VECTOR_ADD a=x b=x out=z{i} tag=out{i}\n")
+    put(campaign.mount / "vm2" / "submit", "A:2:2:NOP tag=other\n")
+    assert result(campaign, 2, "other").startswith("status=done")
+
+    def states():
+        return [campaign.status(1, f"out{i}")["state"] for i in range(40)]
+
+    wait_until(lambda: states().count("running") >= 16, "16 of them have their outputs")
+    put(campaign.mount / "vm2" / "submit", "A:2:2:NOP tag=another\n")
+    assert result(campaign, 2, "another").startswith("status=done")
+    assert 16 <= states().count("running") <= 17, "and one was started before the last had ended"
+    assert set(states()) == {"running", "queued"}
+    assert disk.data_syncs() == (1, 0)
+    assert os.listdir(campaign.mount / "vm1" / "data") == ["x"]
+    campaign.kill()
+    disk.set_data()
+    assert campaign.start(preload=disk.preload)
+    for i in range(40):
+        assert result(campaign, 1, f"out{i}").startswith("status=done")
+        assert (campaign.mount / "vm1" / "data" / f"z{i}").read_bytes() == TWOS
+    begun, made = disk.data_syncs()
+    assert (begun, made) == (41, 40)
+
+
+def test_a_clean_stop_waits_for_outputs(root):
+    disk = Disk(root[0])
+    campaign = campaign_in(root)
+    assert campaign.start(preload=disk.preload)
+    put_file(campaign, 1, "x", ONES)
+    disk.set_data(slow_ms=3600000)
+    put(campaign.mount / "vm1" / "submit", "VECTOR_ADD a=x b=x out=z tag=out\n")
+    wait_until(lambda: disk.data_syncs() == (1, 0), "its output is being synced")
+    stop = threading.Thread(target=campaign.kill, args=(signal.SIGTERM,))
+    stop.start()
+    wait_until(lambda: "stopping" in campaign.log_tail(), "it stops")
+    disk.set_data()
+    stop.join()
+    assert disk.data_syncs() == (1, 1)
+    assert campaign.start(preload=disk.preload)
+    assert result(campaign, 1, "out").startswith("status=done")
+    assert (campaign.mount / "vm1" / "data" / "z").read_bytes() == TWOS
+    assert disk.data_syncs() == (1, 1), "it was not made again"
+
+
+def test_an_output_that_cannot_be_on_disk(root):
+    disk = Disk(root[0])
+    campaign = campaign_in(root)
+    assert campaign.start(preload=disk.preload)
+    put_file(campaign, 1, "x", ONES)
+    disk.set_data(fails=errno.EIO)
+    put(campaign.mount / "vm1" / "submit", "VECTOR_ADD a=x b=x out=z tag=out\n")
+    text = result(campaign, 1, "out")
+    assert text.startswith("status=failed") and "cannot have the file on disk" in text, text
+    assert os.listdir(campaign.mount / "vm1" / "data") == ["x"]
+
+
 def test_a_group_is_synced(root):
     """durability = group: nobody waits for the disk, and what was accepted is synced all the
     same."""
@@ -191,11 +273,18 @@ def test_none_is_not_synced(root):
     submit, log = campaign.mount / "vm1" / "submit", campaign.state / "state.db-wal"
     put(submit, "NOP tag=first\n")
     assert result(campaign, 1, "first")
+    jobs = os.open(campaign.mount / "vm1" / "jobs", os.O_RDONLY)
+    os.fsync(jobs)  # what is synced always, numbers and executors, is
+    os.close(jobs)
     before, written = disk.syncs(), log.stat().st_mtime_ns
     put(submit, "NOP tag=second\n")
     assert result(campaign, 1, "second")
     wait_until(lambda: log.stat().st_mtime_ns > written, "it is written")
     assert disk.syncs() == before
+    put_file(campaign, 1, "x", ONES)
+    put(submit, "VECTOR_ADD a=x b=x out=z tag=third\n")
+    assert result(campaign, 1, "third").startswith("status=done")
+    assert disk.data_syncs() == (0, 0)
 
 
 def test_fsync_of_what_was_written_unsynced(root):

@@ -9,6 +9,7 @@ import json
 import os
 import random
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -55,17 +56,31 @@ for vm in (3, 4):
         jobs[tag] = [status, (job / "result").read_text() if ended or drain else None]
     there["vms"][vm] = jobs
     there.setdefault("data", {})[vm] = {
-        file.name: file.read_text() for file in (mount / f"vm{vm}" / "data").iterdir()}
+        file.name: file.read_bytes().hex() for file in (mount / f"vm{vm}" / "data").iterdir()}
 print(json.dumps(there))
 """
 
-# A file, its bytes and its name on disk.
+# A file, its bytes and its name on disk; and one that a job makes of it, whose result is read.
 KEEP = """
 import os
 file = os.open("/mnt/vgpu/vm3/data/{name}", os.O_WRONLY | os.O_CREAT)
-os.write(file, b"{name} is kept")
+os.write(file, b"{name} is kept!!!")
 os.fsync(file)
+command = "/mnt/vgpu/vm3/jobs/{name}"
+os.mkdir(command)
+with open(command + "/command", "w") as file:
+    file.write("VECTOR_ADD a={name} b={name} out=twice-{name}")
+with open(command + "/result") as file:
+    assert file.read().startswith("status=done")
+os.rmdir(command)
+os.fsync(os.open("/mnt/vgpu/vm3/jobs", os.O_RDONLY))
 """
+
+
+def twice(content):
+    """What VECTOR_ADD makes of that and that, taken for floats."""
+    floats = struct.unpack(f"<{len(content) // 4}f", content.encode())
+    return struct.pack(f"<{len(floats)}f", *(2 * number for number in floats))
 
 
 class Host(Check):
@@ -130,7 +145,9 @@ class Host(Check):
         """Lets the clients work until so many submissions are known, and a moment longer."""
         name = f"kept{self.cuts}"
         self.machine.python(KEEP.format(name=name))
-        self.kept[name] = f"{name} is kept"
+        content = f"{name} is kept!!!"
+        self.kept[name] = content.encode().hex()
+        self.kept[f"twice-{name}"] = twice(content).hex()
         for vm in VMS:
             again = rng.sample(sorted(self.ledgers[vm].lines.items()),
                                min(3, len(self.ledgers[vm].lines)))
