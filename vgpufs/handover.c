@@ -180,6 +180,17 @@ static bool walk_told(struct walk *walk, void *item, const struct handover *hand
     return told->vm <= UINT16_MAX && told->content && is_content(told->content, handover);
 }
 
+static bool walk_counts(struct walk *walk, void *item, const struct handover *handover)
+{
+    struct handover_counts *counts = item;
+    (void)handover;
+    NUMBERS(walk, &counts->kind, &counts->vm);
+    bytes(walk, &counts->pool);
+    bytes(walk, &counts->numbers);
+    return counts->vm <=
+           UINT16_MAX; /* whoever takes them knows their kind, and how many they are */
+}
+
 /* is_request: is it a whole one, with that opcode or (0) one of those that may wait? */
 static bool is_request(const struct handover_bytes *part, size_t most, uint32_t opcode)
 {
@@ -224,6 +235,7 @@ static const struct part {
     {"written file", offsetof(struct handover, lines), sizeof(struct handover_lines), walk_lines},
     {"view", offsetof(struct handover, views), sizeof(struct handover_view), walk_view},
     {"told result", offsetof(struct handover, told), sizeof(struct handover_told), walk_told},
+    {"counts", offsetof(struct handover, counts), sizeof(struct handover_counts), walk_counts},
     {"request", offsetof(struct handover, requests), sizeof(struct handover_request), walk_request},
 };
 #define PART_COUNT (sizeof(parts) / sizeof(parts[0]))

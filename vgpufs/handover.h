@@ -1,8 +1,8 @@
 /*
  * What a daemon leaves for the next one at a planned restart, so that nobody who
  * uses the mount notices: the kernel's INIT, the requests that wait for a job,
- * the open files, and what NFS clients have written and been told. Jobs, names
- * and identities are not in it: the state has them.
+ * the open files, what NFS clients have written and been told, and the counters
+ * of stats. Jobs, names and identities are not in it: the state has them.
  *
  * It travels as the bytes of a memfd: a magic word, the version of the form, a
  * sum over the rest, then numbers of 64 bits and counted bytes, in the order of
@@ -23,7 +23,7 @@
 struct blob;
 
 /* Of another version nothing is taken: add one whenever the form or its meaning changes. */
-#define HANDOVER_VERSION 1
+#define HANDOVER_VERSION 2
 /* The largest request that may wait, header included: READ has 80 bytes. */
 #define HANDOVER_MAX_REQUEST 128
 /* The largest INIT: 104 bytes since Linux 5.17. */
@@ -75,6 +75,12 @@ struct handover_told {
     uint64_t vm, content;
 };
 
+/* Numbers that go on: of a VM, or of the pool of that name (stats_save.c). */
+struct handover_counts {
+    uint64_t kind, vm;
+    struct handover_bytes pool, numbers;
+};
+
 struct handover_request {
     struct handover_bytes bytes; /* raw */
 };
@@ -88,7 +94,7 @@ struct handover_list {
 /* All zero is an empty one. */
 struct handover {
     struct handover_session session;
-    struct handover_list contents, handles, lines, views, told, requests;
+    struct handover_list contents, handles, lines, views, told, counts, requests;
     struct blob **blobs; /* of the contents: by handover_parse */
     bool failed;         /* no memory */
 };

@@ -12,6 +12,7 @@
 #include "process.h"
 #include "running.h"
 #include "session.h"
+#include "stats.h"
 #include "vm.h"
 
 #include <errno.h>
@@ -320,6 +321,7 @@ static void wait_idle(struct server *server, int signals)
 static void save(struct server *server, struct handover *handover)
 {
     session_save(handover);
+    stats_save(server, handover);
     handles_save(handover);
     nfs_lines_save(&server->nfs_lines, handover);
     nfs_views_save(&server->nfs_views, handover);

@@ -10,6 +10,7 @@
 #include "process.h"
 #include "pulse.h"
 #include "server.h"
+#include "stats.h"
 #include "vm.h"
 #include "worker.h"
 
@@ -371,6 +372,7 @@ static int rooms_restore(struct server *server, const struct handover *handover)
         result = nfs_view_restore(server, handover, &views[i]);
     for (size_t i = 0; i < handover->told.count; i++)
         vm_told_restore(server, handover, &told[i]);
+    stats_restore(server, handover);
     return result;
 }
 

@@ -7,6 +7,7 @@
 
 #include "common/text.h"
 
+struct handover;
 struct server;
 
 void stats_render_text(struct server *server, struct text *text);
@@ -16,5 +17,10 @@ void stats_render_metrics(struct server *server, struct text *text);
 void stats_render_queue(struct server *server, struct text *text);
 /* stats_log writes the line of every stats_log_interval. */
 void stats_log(struct server *server);
+
+/* stats_save notes all counters for the next daemon, in place: they must not change until the
+ * handover is packed. stats_restore adds to its own what was noted. */
+void stats_save(struct server *server, struct handover *handover);
+void stats_restore(struct server *server, const struct handover *handover);
 
 #endif

@@ -7,8 +7,8 @@ same state, and what it has is compared with all ledgers:
 
 - a submission whose close returned 0 has a result, or is queued or running;
 - a result that was read before has the same bytes now, and a tag has one job number for good;
-- what is queued stands in the order in which it was submitted, for each VM and priority: in some
-  rounds the pools are held, so that all of it is;
+- what is queued has its priority, and stands in the order in which it was submitted, for each VM
+  and priority: in some rounds the pools are held, so that all of it is;
 - a tag that is submitted again is the same job, with the same result, whether it was known that the
   daemon had it or not;
 - no job's number is used twice.
@@ -70,13 +70,17 @@ def client(mount, vm, ledger_path, seed, first, again=(), held=False):
             note("again", tag, line)
             if not held:
                 read_one(folder, tag, note)
-    except OSError:
-        alive = False
+    except OSError as error:
+        alive = os.path.exists(f"{mount}/stats")
+        if alive:
+            note("another", tag, error.errno)
     while alive and number < first + (HELD if held else 10 ** 9):
         tags = [f"t{vm}x{number + i}" for i in range(rng.choice((1, 1, 1, 2, 5)))]
         number += len(tags)
         priority = rng.randrange(3)
-        work = rng.choice(("NOP", "NOP", "NOP", "VECTOR_ADD n=16"))
+        # Some are awaited: then it is their end that wakes the reader.
+        awaited = rng.random() < 0.03
+        work = "SLEEP ms=10" if awaited else rng.choice(("NOP", "NOP", "NOP", "VECTOR_ADD n=16"))
         lines = "".join(f"A:{priority}:{vm}:{work} tag={tag}\n" for tag in tags)
         note("try", tags, lines)
         try:
@@ -87,7 +91,9 @@ def client(mount, vm, ledger_path, seed, first, again=(), held=False):
                 put(f"{folder}/submit", lines.encode())
             note("accepted", tags, priority)
             waiting.extend(tags)
-            if not held and (len(waiting) > TAGS or rng.random() < 0.5):
+            if not held and awaited:
+                read_one(folder, waiting.pop(), note)
+            elif not held and (len(waiting) > TAGS or rng.random() < 0.5):
                 read_one(folder, waiting.popleft(), note)
         except OSError as error:
             note("refused", tags, error.errno)
@@ -107,6 +113,11 @@ def read_one(folder, tag, note):
 
 # --- the ledgers ---------------------------------------------------------------------------------
 
+def command(line):
+    """Of A:1:2:VECTOR_ADD n=16 tag=x: VECTOR_ADD."""
+    return line.split(":")[3].split(" ")[0]
+
+
 class Ledger:
     """What all clients of a VM know."""
 
@@ -116,6 +127,7 @@ class Ledger:
         self.batches = []
         self.results, self.numbers = {}, {}
         self.lines = {}  # of the last round: tag -> line
+        self.commands = {}
 
     def take(self, path):
         self.lines = {}
@@ -124,7 +136,9 @@ class Ledger:
             if kind == "try":
                 self.tried.update(what)
                 self.batches.append(what)
-                self.lines.update(zip(what, third.splitlines(keepends=True)))
+                lines = dict(zip(what, third.splitlines(keepends=True)))
+                self.lines.update(lines)
+                self.commands.update((tag, command(line)) for tag, line in lines.items())
             elif kind == "accepted":
                 self.accepted.update(what)
                 self.order += [(tag, third) for tag in what]
@@ -132,6 +146,8 @@ class Ledger:
                 self.accepted.add(what)
             elif kind == "refused":
                 self.refused.update(what)
+            elif kind == "another":
+                raise Failed(f"{what} is refused (errno {third}) when it is submitted again")
             else:
                 self.result(what, third)
 
@@ -140,6 +156,8 @@ class Ledger:
         if header.get("tag") != tag or header.get("status") not in ("done", "failed", "timeout",
                                                                     "cancelled"):
             raise Failed(f"{tag}: {content!r} is no end of it")
+        if header["command"] != self.commands.get(tag, header["command"]):
+            raise Failed(f"{tag} was {self.commands[tag]} and is {header['command']}")
         if self.results.setdefault(tag, content) != content:
             raise Failed(f"{tag} has two results:\n{self.results[tag]}{content}")
         self.number(tag, header["job"])
@@ -171,6 +189,10 @@ class Check:
                 raise Failed(f"vm{vm} has {sorted(strange)[:5]}, which nobody submitted")
             self.check_batches(vm, ledger, there)
             place = {tag: i for i, (tag, _) in enumerate(ledger.order)}
+            levels = dict(ledger.order)
+            for number, tag, level in queue:
+                if number == vm and levels.get(tag, level) != level:
+                    raise Failed(f"vm{vm}: {tag} has priority {level}, not {levels[tag]}")
             for priority in range(3):
                 tags = [tag for number, tag, level in queue
                         if (number, level) == (vm, priority) and tag in place]

@@ -424,6 +424,40 @@ def test_nfs_what_was_told(held, nfs, go_on):
     server.do("close", fd)
 
 
+# --- stats ---------------------------------------------------------------------------------------
+
+COUNTED = ("done", "failed", "cancelled", "timeout", "device_us", "crashes", "wait_us_p50",
+           "wait_us_p99", "run_us_p50", "run_us_p99", "submitted")
+
+
+def counters(daemon):
+    """What only grows, of the daemon, the pools and the VMs."""
+    return {(record, key): value for record, fields in daemon.stats().items()
+            for key, value in fields.items()
+            if key in COUNTED and record.split(" ")[0] in ("vgpufs", "pool", "vm")}
+
+
+def test_counters_go_on(held, go_on):
+    """Over two restarts: nothing is forgotten, nothing counted twice."""
+    daemon = held()
+    for vm, line in ((3, "NOP"), (3, "VECTOR_ADD a=none b=none out=z"), (4, "SLEEP ms=20")):
+        daemon.vm(vm).run(line)
+    before = counters(daemon)
+    assert before["vm 3", "done"] == before["vm 3", "failed"] == before["vm 4", "done"] == "1"
+    assert int(before["pool A", "run_us_p99"]) >= 20000
+    for _ in range(2):
+        go_on(daemon)
+        assert counters(daemon) == before
+    daemon.vm(3).run("NOP")
+    after = counters(daemon)
+    assert (after["vm 3", "done"], after["pool A", "done"]) == ("2", "3")
+    assert after["vgpufs", "submitted"] == "4"
+    daemon.kill(signal.SIGKILL)
+    assert daemon.wait_end() != 0
+    daemon.start()
+    assert set(counters(daemon).values()) == {"0"}, "but not over its death"
+
+
 # --- what cannot go on ---------------------------------------------------------------------------
 
 def leave_something_else(daemon, change):

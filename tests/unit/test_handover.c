@@ -69,6 +69,8 @@ static void fill(struct handover *handover)
                                  .changed_ns = 6,
                                  .pieces = 1};
     struct handover_told told = {.vm = 3, .content = 1};
+    struct handover_counts counts = {
+        .kind = 1, .vm = 3, .pool = {"A", 1}, .numbers = {"12345678", 8}};
     struct handover_request requests[] = {
         {bytes_of(&reading)}, {bytes_of(&getting)}, {bytes_of(&opening)}};
     handover->session = (struct handover_session){
@@ -77,6 +79,7 @@ static void fill(struct handover *handover)
     handover_add(handover, &handover->lines, &lines, sizeof(lines));
     handover_add(handover, &handover->views, &view, sizeof(view));
     handover_add(handover, &handover->told, &told, sizeof(told));
+    handover_add(handover, &handover->counts, &counts, sizeof(counts));
     for (size_t i = 0; i < 3; i++)
         handover_add(handover, &handover->requests, &requests[i], sizeof(requests[i]));
 }
@@ -137,6 +140,11 @@ static void test_whole(void **unused)
     assert_memory_equal(lines->bytes.data, "NOP\n", 4);
     const struct handover_view *view = handover.views.items;
     assert_int_equal(view->changed_ns, 6);
+    const struct handover_counts *counts = handover.counts.items;
+    assert_int_equal(counts->kind, 1);
+    assert_memory_equal(counts->pool.data, "A", 1);
+    assert_int_equal(counts->numbers.size, 8);
+    assert_memory_equal(counts->numbers.data, "12345678", 8);
     assert_int_equal(handover.requests.count, 3);
     const struct handover_request *requests = handover.requests.items;
     assert_memory_equal(requests[1].bytes.data, &getting, getting.header.len);
@@ -248,6 +256,10 @@ static void change_told(struct handover *handover)
 {
     ITEM(handover_told, told)->vm = 65536;
 }
+static void change_counts(struct handover *handover)
+{
+    ITEM(handover_counts, counts)->vm = 65536;
+}
 static void change_request(struct handover *handover)
 {
     ITEM(handover_request, requests)->bytes.size--;
@@ -275,8 +287,8 @@ static void test_nonsense(void **unused)
         {change_flags, "written file 0"}, {change_base, "written file 0"},
         {change_file, "written file 0"},  {change_view, "view 0"},
         {change_time, "view 0"},          {change_told, "told result 0"},
-        {change_request, "request 0"},    {change_opcode, "request 0"},
-        {change_init, "the session"},
+        {change_counts, "counts 0"},      {change_request, "request 0"},
+        {change_opcode, "request 0"},     {change_init, "the session"},
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         struct text packed = {0};
@@ -292,7 +304,7 @@ static void test_another_version(void **unused)
     struct text packed = {0};
     pack_changed(&packed, NULL);
     packed.data[8]++;
-    assert_false(parses(packed.data, packed.size, "of form 2, and this version knows 1"));
+    assert_false(parses(packed.data, packed.size, "of form 3, and this version knows 2"));
     assert_false(parses("something else, and of the right length", 39, "none of vgpufs"));
     text_finish(&packed);
 }
