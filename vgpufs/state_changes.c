@@ -31,7 +31,7 @@ static const struct {
     [PUT_EXECUTOR] = {"INSERT OR REPLACE INTO executor (pid, start_time) VALUES (?1, ?2)", FIRM},
     [DELETE_EXECUTOR] = {"DELETE FROM executor WHERE pid = ?1", FIRM},
     [PUT_CHANGE_TIME] = {"INSERT INTO meta (key, value) VALUES ('change_ns', ?1)"
-                         " ON CONFLICT (key) DO UPDATE SET value = max(value, ?1)",
+                         " ON CONFLICT (key) DO UPDATE SET value = ?1",
                          LAZY},
     [PUT_MARK] = {"INSERT INTO meta (key, value) VALUES ('mark', 1)"
                   " ON CONFLICT (key) DO UPDATE SET value = value + 1",

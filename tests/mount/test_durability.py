@@ -248,6 +248,59 @@ def test_what_was_forgotten_stays_forgotten(vgpufs):
     assert rows <= 4, "the database holds what is retained"
 
 
+def test_who_goes_first_after_a_restart(vgpufs):
+    """As before: those that were read, then the oldest; and what was kept too long goes at once."""
+    daemon = vgpufs({"defaults": {"retain_jobs": "3", "retain_for": "30d"}})
+    vm = daemon.vm(3)
+    hold(daemon, "A")
+    vm.submit("NOP tag=a", "NOP tag=b", "NOP tag=c")
+    release(daemon, "A")
+    wait_until(lambda: vm.job_status("c")["state"] == "done", what="they have ended")
+    vm.job_result("b")
+    sync_directory(vm.dir / "jobs")
+    end_and_start(daemon, "kill9")
+    vm.run("NOP tag=d")
+    assert vm.jobs() == {"a", "c", "d"}, "b was read"
+    daemon.stop()
+    with sqlite3.connect(daemon.state_dir / "state.db") as database:
+        database.execute("UPDATE job SET kept_us = kept_us - 1000 * ? WHERE tag IN (?, ?)",
+                         (31 * 86400 * 1000, b"a", b"d"))
+    daemon.start()
+    vm.run("NOP tag=e")
+    assert vm.jobs() == {"c", "e"}, "the others were kept for a month"
+
+
+def test_order_over_two_restarts(vgpufs):
+    """What came between them stands behind what was there before."""
+    daemon = vgpufs()
+    hold(daemon, "A")
+    for end in ("kill9", "stop"):
+        daemon.vm(3).submit(*(f"NOP tag={end}{i}" for i in range(3)))
+        end_and_start(daemon, end)
+    assert [line.tag for line in daemon.queue()] == [f"{end}{i}" for end in ("kill9", "stop")
+                                                     for i in range(3)]
+
+
+def test_room_is_kept_and_given_back(vgpufs):
+    """For what is queued, also after a restart; when it has ended the room is free for others."""
+    many = {"max_queued": "10000", "max_jobs": "10000", "retain_jobs": "10"}
+    daemon = vgpufs({"defaults": many})
+    reserve, vm = daemon.state_dir / "reserve", daemon.vm(3)
+    lines = ["NOP" + " " * 3900] * 100
+    least = 1000 * (4096 + 2 * 3900)  # VM_JOB_ROOM, and the line in the log and in the table
+    for end in ("kill9", "stop", "kill9"):
+        hold(daemon, "A")
+        for _ in range(10):
+            vm.submit(*lines)
+        assert reserve.stat().st_size >= least
+        end_and_start(daemon, end)
+        assert reserve.stat().st_size >= least
+        vm.submit(f"NOP tag={end}")
+        release(daemon, "A")
+        assert vm.job_result(end).header["status"] == "done"
+    assert reserve.stat().st_size < 2 * least
+
+
 def test_the_newest_result_outlives_its_directory(vgpufs):
     daemon = vgpufs({"defaults": {"retain_jobs": "0"}})
     vm = daemon.vm(3)

@@ -399,11 +399,12 @@ static const char version_1[] =
 
 static void note_job(void *context, const struct state_job *job)
 {
-    text_printf(context, "vm%u %" PRIu64 " %s %s %s p%u s%u n%u e%" PRIu64 " q%" PRIu64 "%s%s%s\n",
-                job->vm, job->number, job->tag, job->pool ? job->pool : "-",
-                job->line ? job->line : "-", job->priority, job->state, job->attempts, job->entry,
-                job->sequence, job->legacy ? " legacy" : "", job->read ? " read" : "",
-                job->hidden ? " hidden" : "");
+    text_printf(
+        context,
+        "vm%u %" PRIu64 " %s %s %s p%u s%u n%u e%" PRIu64 " q%" PRIu64 " k%" PRIu64 "%s%s%s\n",
+        job->vm, job->number, job->tag, job->pool ? job->pool : "-", job->line ? job->line : "-",
+        job->priority, job->state, job->attempts, job->entry, job->sequence, job->kept_at_us,
+        job->legacy ? " legacy" : "", job->read ? " read" : "", job->hidden ? " hidden" : "");
 }
 
 static void assert_jobs(unsigned vm, const char *expected)
@@ -425,7 +426,7 @@ static void test_migration(void **unused)
     assert_jobs(0, "");
     state_put_directory(opened, 3, 7, "new");
     reopen();
-    assert_jobs(3, "vm3 7 new - - p0 s0 n0 e0 q0\n");
+    assert_jobs(3, "vm3 7 new - - p0 s0 n0 e0 q0 k0\n");
     /* By halves it is not: what a table of another make hinders leaves version 1 as it was. */
     close_state();
     unlink(scratch_path("state/state.db"));
@@ -458,16 +459,9 @@ static void assert_result(unsigned vm, uint64_t number, size_t size, char fill)
     blob_unref(blob);
 }
 
-/* Who submits without waiting gets no sync of its own, but is not forgotten either. */
-static void test_unawaited(void **unused)
+/* wait_written waits until vm1's job is in the database, and asks for nothing. */
+static void wait_written(void)
 {
-    (void)unused;
-    struct state_batch batch = {0};
-    struct state_job job = {.vm = 1, .number = 1, .tag = "1", .pool = "A", .line = "NOP"};
-    open_state();
-    state_set_durability(opened, DURABILITY_SYNC, 0);
-    assert_int_equal(state_batch_add(&batch, &job), 0);
-    state_put_batch(opened, &batch);
     for (int tries = 0;; tries++) {
         struct text text = {0};
         assert_int_equal(state_load_jobs(opened, 1, note_job, &text), 0);
@@ -478,6 +472,19 @@ static void test_unawaited(void **unused)
         assert_true(tries < 3000);
         usleep(10000);
     }
+}
+
+/* Who submits without waiting gets no sync of its own, but is not forgotten either. */
+static void test_unawaited(void **unused)
+{
+    (void)unused;
+    struct state_batch batch = {0};
+    struct state_job job = {.vm = 1, .number = 1, .tag = "1", .pool = "A", .line = "NOP"};
+    open_state();
+    state_set_durability(opened, DURABILITY_SYNC, 0);
+    assert_int_equal(state_batch_add(&batch, &job), 0);
+    state_put_batch(opened, &batch);
+    wait_written();
 }
 
 static void put_result(unsigned vm, uint64_t number, size_t size, char fill)
@@ -501,22 +508,24 @@ static void test_jobs(void **unused)
                                 .priority = 2,
                                 .state = 1,
                                 .legacy = i == 4,
-                                .sequence = 10 - i,
+                                .sequence = 10000 - i,
                                 .entry = i};
         assert_int_equal(state_batch_add(&batch, &job), 0);
     }
     state_put_batch(opened, &batch);
     state_start_job(opened, 2, 3);
+    state_start_job(opened, 2, 4); /* and put back before it reached an executor */
+    state_unstart_job(opened, 2, 4);
     state_move_job(opened, 2, 4, 0);
     put_result(2, 1, 100, 'a');
     put_result(2, 2, 300000, 'b');
     state_read_job(opened, 2, 1, 5000);
     reopen();
     /* Unfinished ones by arrival, ended ones by the time that they are kept from. */
-    assert_jobs(2, "vm2 4 t A NOP\n p0 s1 n0 e4 q6 legacy\n"
-                   "vm2 3 t A NOP\n p2 s2 n1 e3 q7\n"
-                   "vm2 2 t A NOP\n p2 s3 n0 e2 q8\n"
-                   "vm2 1 one A NOP\n p2 s3 n0 e1 q9 read\n");
+    assert_jobs(2, "vm2 4 t A NOP\n p0 s1 n0 e4 q9996 k0 legacy\n"
+                   "vm2 3 t A NOP\n p2 s2 n1 e3 q9997 k0\n"
+                   "vm2 2 t A NOP\n p2 s3 n0 e2 q9998 k998\n"
+                   "vm2 1 one A NOP\n p2 s3 n0 e1 q9999 k5000 read\n");
     assert_jobs(1, "");
     assert_result(2, 1, 100, 'a');
     assert_result(2, 2, 300000, 'b');
@@ -526,9 +535,69 @@ static void test_jobs(void **unused)
     state_delete_job(opened, 2, 1, 100);
     state_delete_job(opened, 2, 2, 300000);
     reopen();
-    assert_jobs(0, "vm2 4 t A NOP\n p0 s1 n0 e4 q6 legacy\n"
-                   "vm2 3 t A NOP\n p2 s2 n1 e9 q7 legacy hidden\n");
+    assert_jobs(0, "vm2 4 t A NOP\n p0 s1 n0 e4 q9996 k0 legacy\n"
+                   "vm2 3 t A NOP\n p2 s2 n1 e9 q9997 k0 legacy hidden\n");
     assert_null(state_load_result(opened, 2, 2));
+}
+
+/* number_of asks the closed database for one number. */
+static long number_of(const char *sql)
+{
+    sqlite3 *database;
+    sqlite3_stmt *statement;
+    assert_int_equal(sqlite3_open(scratch_path("state/state.db"), &database), SQLITE_OK);
+    assert_int_equal(sqlite3_prepare_v2(database, sql, -1, &statement, NULL), SQLITE_OK);
+    assert_int_equal(sqlite3_step(statement), SQLITE_ROW);
+    long number = sqlite3_column_int(statement, 0);
+    sqlite3_finalize(statement);
+    sqlite3_close(database);
+    return number;
+}
+
+/* A large result has a row of its own, which is not copied whenever the job's is, and which goes
+ * with the job; it counts as what it is while it is not written. */
+static void test_large_result(void **unused)
+{
+    (void)unused;
+    open_state();
+    state_put_directory(opened, 1, 1, "a");
+    put_result(1, 1, 300000, 'x');
+    assert_int_equal(state_wait(opened, state_now(opened)), 0);
+    assert_false(state_is_behind(opened, 1));
+    close_state();
+    assert_int_equal(number_of("SELECT count(*) FROM result WHERE length(bytes) = 300000"), 1);
+    assert_int_equal(number_of("SELECT count(*) FROM job WHERE result IS NULL"), 1);
+    open_state();
+    assert_result(1, 1, 300000, 'x');
+    state_delete_job(opened, 1, 1, 300000);
+    close_state();
+    assert_int_equal(number_of("SELECT count(*) FROM result"), 0);
+}
+
+static void note_told(struct state_waiter *waiter, int error)
+{
+    (void)waiter, (void)error;
+    fail_msg("nobody was to be called");
+}
+
+/* What is written is not on disk by that: who waits for the disk is told so when it refuses. */
+static void test_written_is_not_durable(void **unused)
+{
+    (void)unused;
+    int error = 0;
+    open_state();
+    state_ticket ticket = state_put_directory(opened, 1, 1, "a");
+    wait_written();
+    assert_false(state_is_durable(opened, ticket));
+    scratch_disk_full(1);
+    assert_int_not_equal(state_wait(opened, ticket), 0);
+    struct state_waiter waiter = {.ticket = ticket, .done = note_told};
+    assert_false(state_when(opened, &waiter, &error));
+    assert_int_not_equal(error, 0);
+    struct state_waiter stored = {.ticket = ticket, .stored = true, .done = note_told};
+    assert_false(state_when(opened, &stored, &error));
+    assert_int_equal(error, 0);
+    scratch_disk_full(0);
 }
 
 /* Room that is promised is on the disk, and is given back. */
@@ -889,6 +958,8 @@ int main(void)
         STATE_TEST(test_no_directory),
         STATE_TEST(test_migration),
         STATE_TEST(test_jobs),
+        STATE_TEST(test_large_result),
+        STATE_TEST(test_written_is_not_durable),
         STATE_TEST(test_unawaited),
         STATE_TEST(test_room),
         STATE_TEST(test_log_size),
