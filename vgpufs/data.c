@@ -554,14 +554,24 @@ void data_purge(struct data *data)
             bytes_remove(data, numbers[i]);
 }
 
-void data_each(struct data *data, void (*each)(void *context, const struct data_file *file),
-               void *context)
+struct names data_names(struct data *data)
+{
+    pthread_mutex_lock(&data->lock);
+    struct names names = {data->by_name.count, data->by_name.changes};
+    pthread_mutex_unlock(&data->lock);
+    return names;
+}
+
+uint64_t data_each(struct data *data, void (*each)(void *context, const struct data_file *file),
+                   void *context)
 {
     pthread_mutex_lock(&data->lock);
     for (struct table_entry *entry = table_next(&data->by_name, NULL); entry;
          entry = table_next(&data->by_name, entry))
         each(context, container_of(entry, struct data_file, by_name));
+    uint64_t changes = data->by_name.changes;
     pthread_mutex_unlock(&data->lock);
+    return changes;
 }
 
 bool data_open_enter(struct data *data)

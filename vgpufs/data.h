@@ -109,9 +109,14 @@ int data_install(struct data_file *file, const char *name);
 
 /* data_purge removes all files. Open ones live on until they are closed. */
 void data_purge(struct data *data);
-/* data_each calls `each` under the lock, in no order. */
-void data_each(struct data *data, void (*each)(void *context, const struct data_file *file),
-               void *context);
+/* How many names there are, and how often one has come or gone. */
+struct names {
+    uint64_t count, changes;
+};
+struct names data_names(struct data *data);
+/* data_each calls `each` under the lock, in no order; it returns data_names' changes of then. */
+uint64_t data_each(struct data *data, void (*each)(void *context, const struct data_file *file),
+                   void *context);
 /* data_open_enter counts one more open file; false if there are as many as may be. */
 bool data_open_enter(struct data *data);
 void data_open_leave(struct data *data);

@@ -6,6 +6,7 @@
 #include "durable.h"
 #include "fs_handle.h"
 #include "fs_later.h"
+#include "listing.h"
 #include "nfs_lines.h"
 #include "nfs_view.h"
 #include "nfs_wait.h"
@@ -286,7 +287,7 @@ static bool later(const struct node *directory, fs_name_fn *run, fuse_req_t requ
     enum node_kind kind = directory->type->kind;
     bool waits = (kind == NODE_JOBS && vm_numbers_are_short(vm, 1)) ||
                  (kind == NODE_DATA && data_numbers_are_short(&vm->data));
-    return waits && fs_later_name(vm, run, request, parent, name, info);
+    return waits && fs_later_name(&vm->worker, run, request, parent, name, info);
 }
 
 static void make_directory(fuse_req_t request, fuse_ino_t parent, const char *name,
@@ -483,8 +484,10 @@ static bool open_matters(const struct node *node)
            (content == CONTENT_DIRECTORY && node->vm);
 }
 
-static void fs_open(fuse_req_t request, fuse_ino_t ino, struct fuse_file_info *info)
+static void open_node(fuse_req_t request, fuse_ino_t ino, const char *name,
+                      struct fuse_file_info *info)
 {
+    (void)name;
     struct node node;
     if (!inside_for(request, ino, &node))
         return;
@@ -500,6 +503,23 @@ static void fs_open(fuse_req_t request, fuse_ino_t ino, struct fuse_file_info *i
     else if (fuse_reply_open(request, info) < 0)
         handle_close(handle_of(info));
     node_release(&node);
+}
+
+static void fs_open(fuse_req_t request, fuse_ino_t ino, struct fuse_file_info *info)
+{
+    open_node(request, ino, "", info);
+}
+
+static void fs_opendir(fuse_req_t request, fuse_ino_t ino, struct fuse_file_info *info)
+{
+    struct node node;
+    if (!inside_for(request, ino, &node))
+        return;
+    bool done = listing_is_slow(&node) &&
+                fs_later_name(&node.vm->lister, open_node, request, ino, "", info);
+    node_release(&node);
+    if (!done)
+        open_node(request, ino, "", info);
 }
 
 static void fs_release(fuse_req_t request, fuse_ino_t ino, struct fuse_file_info *info)
@@ -558,21 +578,20 @@ static void fs_fallocate(fuse_req_t request, fuse_ino_t ino, int mode, off_t off
 static void fs_readdir(fuse_req_t request, fuse_ino_t ino, size_t size, off_t offset,
                        struct fuse_file_info *info)
 {
-    const struct node_listing *listing = handle_listing(handle_of(info));
+    const struct listing *listing = handle_listing(handle_of(info));
     char *buffer = malloc(size);
-    size_t used = 0, i = 0;
+    size_t used = 0;
     (void)ino;
     if (!buffer) {
         fuse_reply_err(request, ENOSPC);
         return;
     }
-    while (i < listing->count && listing->entries[i].offset <= (uint64_t)offset)
-        i++;
-    for (; i < listing->count; i++) {
-        const struct node_entry *entry = &listing->entries[i];
+    size_t count = listing ? listing->count : 0;
+    for (size_t i = listing ? listing_after(listing, (uint64_t)offset) : 0; i < count; i++) {
+        const struct listing_entry *entry = &listing->entries[i];
         struct stat stat = {.st_ino = entry->ino, .st_mode = entry->mode};
-        size_t needed = fuse_add_direntry(request, buffer + used, size - used, entry->name, &stat,
-                                          (off_t)entry->offset);
+        size_t needed = fuse_add_direntry(request, buffer + used, size - used,
+                                          listing_name(listing, i), &stat, (off_t)entry->offset);
         if (needed > size - used)
             break;
         used += needed;
@@ -637,7 +656,7 @@ const struct fuse_lowlevel_ops fs_operations = {
     .fsync = fs_fsync,
     .poll = fs_poll,
     .fallocate = fs_fallocate,
-    .opendir = fs_open,
+    .opendir = fs_opendir,
     .releasedir = fs_release,
     .readdir = fs_readdir,
     .fsyncdir = fs_fsyncdir,

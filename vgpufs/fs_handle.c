@@ -114,7 +114,8 @@ static int content_open(struct handle *handle, int flags)
     case CONTENT_BYTES:
         return bytes_open(handle, flags);
     case CONTENT_DIRECTORY:
-        return node_list(&handle->node, handle->nfs, &handle->listing) < 0 ? ENOSPC : 0;
+        handle->listing = listing_of(&handle->node, handle->nfs);
+        return handle->listing ? 0 : ENOSPC;
     }
     return 0;
 }
@@ -145,7 +146,7 @@ static void content_close(struct handle *handle)
         data_open_leave(&vm->data);
         break;
     case CONTENT_DIRECTORY:
-        node_listing_finish(&handle->listing);
+        listing_unref(handle->listing);
         break;
     }
 }
@@ -178,7 +179,7 @@ static uint64_t memory_of(const struct handle *handle)
     case CONTENT_TEXT:
         return handle->text.snapshot ? handle->text.snapshot->size : 0;
     case CONTENT_DIRECTORY:
-        return handle->listing.bytes;
+        return handle->listing ? handle->listing->bytes : 0;
     case CONTENT_RESULT: /* result_handle_set */
     case CONTENT_BYTES:
         break;
@@ -306,9 +307,9 @@ void handles_finish(void)
         handle_close(handles);
 }
 
-const struct node_listing *handle_listing(const struct handle *handle)
+const struct listing *handle_listing(const struct handle *handle)
 {
-    return &handle->listing;
+    return handle->listing;
 }
 
 static struct data_handle data_of(const struct handle *handle)

@@ -11,6 +11,7 @@
 
 #include "blob.h"
 #include "handover.h"
+#include "listing.h"
 #include "nodes.h"
 
 #include <fuse3/fuse_lowlevel.h>
@@ -40,8 +41,8 @@ void handles_finish(void);
 const struct node *handle_node(const struct handle *handle);
 /* handle_note_read tells the VM that a result was read to its end. */
 void handle_note_read(const struct node *node, const struct blob *content);
-/* handle_listing: of an open directory. */
-const struct node_listing *handle_listing(const struct handle *handle);
+/* handle_listing: of an open directory; NULL of one that is gone. */
+const struct listing *handle_listing(const struct handle *handle);
 
 /* These reply, at once or when a job has ended. */
 void handle_read(struct handle *handle, fuse_req_t request, size_t size, uint64_t offset);

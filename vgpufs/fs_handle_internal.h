@@ -34,8 +34,8 @@ struct handle {
             struct result_handle content;
             struct watcher watcher; /* the VM's lock guards it */
         } result;
-        int descriptor;              /* CONTENT_BYTES */
-        struct node_listing listing; /* CONTENT_DIRECTORY */
+        int descriptor;          /* CONTENT_BYTES */
+        struct listing *listing; /* CONTENT_DIRECTORY; NULL: it is gone */
     };
 };
 

@@ -22,7 +22,7 @@ static void name_run(struct task *task)
     free(own);
 }
 
-bool fs_later_name(struct vm *vm, fs_name_fn *run, fuse_req_t request, fuse_ino_t parent,
+bool fs_later_name(struct worker *worker, fs_name_fn *run, fuse_req_t request, fuse_ino_t parent,
                    const char *name, const struct fuse_file_info *info)
 {
     size_t size = strlen(name) + 1;
@@ -34,7 +34,7 @@ bool fs_later_name(struct vm *vm, fs_name_fn *run, fuse_req_t request, fuse_ino_
     if (info)
         own->info = *info;
     memcpy(own->name, name, size);
-    worker_hand(&vm->worker, &own->task);
+    worker_hand(worker, &own->task);
     return true;
 }
 

@@ -105,8 +105,8 @@ static void content_restore(struct handle *handle, const struct handover *handov
         }
         break;
     case CONTENT_DIRECTORY:
-        if (!handle->gone && node_list(&handle->node, handle->nfs, &handle->listing) < 0)
-            handle->listing = (struct node_listing){0};
+        if (!handle->gone)
+            handle->listing = listing_of(&handle->node, handle->nfs);
         break;
     }
 }

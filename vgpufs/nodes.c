@@ -234,8 +234,7 @@ static bool kind_has_job(enum node_kind kind)
     return kind == NODE_JOB || node_types[kind].parent == NODE_JOB;
 }
 
-/* related_ino is the inode of the node's parent, or of a fixed child, of that kind. */
-static uint64_t related_ino(const struct node *node, enum node_kind kind)
+uint64_t node_related_ino(const struct node *node, enum node_kind kind)
 {
     return node_ino(kind, kind_has_vm(kind) ? node->vm->id : 0,
                     kind_has_job(kind) ? node->job->number : 0);
@@ -243,7 +242,7 @@ static uint64_t related_ino(const struct node *node, enum node_kind kind)
 
 uint64_t node_parent_ino(const struct node *node)
 {
-    return related_ino(node, node->type->parent);
+    return node_related_ino(node, node->type->parent);
 }
 
 const struct node_type *node_type_of(uint64_t ino)
@@ -463,78 +462,7 @@ void node_stat_as(const struct node *node, off_t size, const struct timespec *ch
     stat->st_atim = stat->st_mtim = stat->st_ctim = *changed;
 }
 
-/* Listing. Offsets: 1 and 2 for the dots, then kinds, then what has a number. */
-
-#define OFFSET_KINDS   10
-#define OFFSET_NUMBERS 1000
-
-struct lister {
-    struct node_listing *listing;
-    size_t capacity;
-    unsigned vm;
-    bool failed;
-};
-
-static void lister_add(struct lister *lister, uint64_t offset, uint64_t ino, mode_t mode,
-                       const char *name)
-{
-    struct node_listing *listing = lister->listing;
-    if (listing->count == lister->capacity) {
-        size_t capacity = lister->capacity ? lister->capacity * 2 : 32;
-        struct node_entry *entries = realloc(listing->entries, capacity * sizeof(*entries));
-        if (!entries) {
-            lister->failed = true;
-            return;
-        }
-        listing->entries = entries;
-        lister->capacity = capacity;
-    }
-    char *copy = strdup(name);
-    listing->bytes += sizeof(struct node_entry) + strlen(name) + 16; /* and malloc's own */
-    if (copy)
-        listing->entries[listing->count++] =
-            (struct node_entry){.offset = offset, .ino = ino, .mode = mode, .name = copy};
-    lister->failed |= !copy;
-}
-
-static void list_file(void *context, const struct data_file *file)
-{
-    struct lister *lister = context;
-    lister_add(lister, OFFSET_NUMBERS + file->number, node_ino(NODE_FILE, lister->vm, file->number),
-               S_IFREG, file->name);
-}
-
-static void list_vms(struct lister *lister, struct server *server)
-{
-    char name[16];
-    for (struct vm *vm = atomic_load(&server->vms); vm; vm = atomic_load(&vm->next)) {
-        snprintf(name, sizeof(name), "vm%u", vm->id);
-        if (!atomic_load(&vm->gone))
-            lister_add(lister, OFFSET_NUMBERS + vm->id, node_ino(NODE_VM, vm->id, 0), S_IFDIR,
-                       name);
-    }
-}
-
-static void list_jobs(struct lister *lister, struct vm *vm)
-{
-    pthread_mutex_lock(&vm->lock);
-    struct table_entry *entry = NULL;
-    while ((entry = table_next(&vm->jobs_by_number, entry))) {
-        struct job *job = container_of(entry, struct job, by_number);
-        lister_add(lister, OFFSET_NUMBERS + job->number, node_ino(NODE_JOB, vm->id, job->number),
-                   S_IFDIR, job->tag);
-    }
-    pthread_mutex_unlock(&vm->lock);
-}
-
-static int entry_compare(const void *a, const void *b)
-{
-    const struct node_entry *x = a, *y = b;
-    return x->offset < y->offset ? -1 : x->offset > y->offset;
-}
-
-/* result_is_pending: would reading the result of that directory have to wait? */
-static bool result_is_pending(const struct node *directory)
+bool node_must_wait(const struct node *directory)
 {
     struct job *pending = NULL;
     pthread_mutex_lock(&directory->vm->lock);
@@ -542,42 +470,4 @@ static bool result_is_pending(const struct node *directory)
     pthread_mutex_unlock(&directory->vm->lock);
     job_unref(pending);
     return pending != NULL;
-}
-
-int node_list(const struct node *directory, bool nfs, struct node_listing *listing)
-{
-    enum node_kind own = directory->type->kind;
-    struct lister lister = {.listing = listing, .vm = directory->vm ? directory->vm->id : 0};
-    *listing = (struct node_listing){0};
-    lister_add(&lister, 1, node_self_ino(directory), S_IFDIR, ".");
-    lister_add(&lister, 2, node_parent_ino(directory), S_IFDIR, "..");
-    for (int kind = NODE_NONE + 1; kind < NODE_KINDS; kind++) {
-        const struct node_type *type = &node_types[kind];
-        if (type->parent != own || !type->name)
-            continue;
-        if (nfs && type->content == CONTENT_RESULT && result_is_pending(directory))
-            continue;
-        mode_t mode = type->content == CONTENT_DIRECTORY ? S_IFDIR : S_IFREG;
-        lister_add(&lister, OFFSET_KINDS + (uint64_t)kind, related_ino(directory, type->kind), mode,
-                   type->name);
-    }
-    if (own == NODE_ROOT)
-        list_vms(&lister, directory->server);
-    else if (own == NODE_JOBS)
-        list_jobs(&lister, directory->vm);
-    else if (own == NODE_DATA)
-        data_each(&directory->vm->data, list_file, &lister);
-    qsort(listing->entries, listing->count, sizeof(*listing->entries), entry_compare);
-    if (!lister.failed)
-        return 0;
-    node_listing_finish(listing);
-    return -1;
-}
-
-void node_listing_finish(struct node_listing *listing)
-{
-    for (size_t i = 0; i < listing->count; i++)
-        free(listing->entries[i].name);
-    free(listing->entries);
-    *listing = (struct node_listing){0};
 }

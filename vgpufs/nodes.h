@@ -88,6 +88,8 @@ extern const struct node_type node_types[NODE_KINDS];
 uint64_t node_ino(enum node_kind kind, unsigned vm, uint64_t number);
 uint64_t node_self_ino(const struct node *node);
 uint64_t node_parent_ino(const struct node *node);
+/* node_related_ino is the inode of the node's parent, or of a fixed child, of that kind. */
+uint64_t node_related_ino(const struct node *node, enum node_kind kind);
 
 /* node_type_of returns what sort of node an inode number means, whether there is such a node or
  * not; NULL if none can be. node_vm_of is the VM's number in it, 0: none. */
@@ -110,23 +112,7 @@ int node_access(const struct node *node, uid_t uid);
 /* node_mode returns type and permission bits. */
 mode_t node_mode(const struct node *node);
 
-/* One entry of a directory, with the offset that the next one is asked for by. */
-struct node_entry {
-    uint64_t offset, ino;
-    mode_t mode;
-    char *name;
-};
-struct node_listing {
-    uint64_t bytes;             /* in memory */
-    struct node_entry *entries; /* by ascending offset */
-    size_t count;
-};
-/*
- * node_list makes a snapshot of a directory. -1 without memory. `nfs`: for an NFS server, without a
- * result that would have to be waited for: `ls -l` in a guest asks for the attributes of all that
- * is listed.
- */
-int node_list(const struct node *directory, bool nfs, struct node_listing *listing);
-void node_listing_finish(struct node_listing *listing);
+/* node_must_wait: would reading the result in that directory have to wait? */
+bool node_must_wait(const struct node *directory);
 
 #endif

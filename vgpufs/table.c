@@ -22,7 +22,8 @@ static void table_grow(struct table *table)
     size_t count = table->bucket_count ? table->bucket_count * 2 : 8;
     struct table larger = {.buckets = calloc(count, sizeof(struct table_entry *)),
                            .bucket_count = count,
-                           .count = table->count};
+                           .count = table->count,
+                           .changes = table->changes};
     if (!larger.buckets)
         return;
     for (size_t i = 0; i < table->bucket_count; i++) {
@@ -48,6 +49,7 @@ int table_insert(struct table *table, struct table_entry *entry, uint64_t hash)
     entry->next = *bucket;
     *bucket = entry;
     table->count++;
+    table->changes++;
     return 0;
 }
 
@@ -58,6 +60,7 @@ void table_remove(struct table *table, struct table_entry *entry)
         link = &(*link)->next;
     *link = entry->next;
     table->count--;
+    table->changes++;
 }
 
 static struct table_entry *chain_find(struct table_entry *entry, uint64_t hash)

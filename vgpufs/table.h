@@ -18,6 +18,7 @@ struct table_entry {
 struct table {
     struct table_entry **buckets;
     size_t bucket_count, count;
+    uint64_t changes; /* how often something was put in or taken out */
 };
 
 void table_finish(struct table *table);

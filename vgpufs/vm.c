@@ -59,6 +59,9 @@ struct vm *vm_create(struct server *server, const struct config_vm *config,
     vm->tenants = calloc(server->pool_count, sizeof(struct pool_tenant *));
     pthread_mutex_init(&vm->lock, NULL);
     worker_init(&vm->worker);
+    worker_init(&vm->lister);
+    listing_kept_init(&vm->listed_jobs);
+    listing_kept_init(&vm->listed_data);
     nfs_lines_init(&vm->nfs_lines);
     nfs_views_init(&vm->nfs_views);
     vm->server = server;
@@ -120,6 +123,9 @@ void vm_destroy(struct vm *vm)
     nfs_lines_finish(&vm->nfs_lines);
     nfs_views_finish(&vm->nfs_views);
     worker_finish(&vm->worker);
+    worker_finish(&vm->lister);
+    listing_kept_finish(&vm->listed_jobs);
+    listing_kept_finish(&vm->listed_data);
     pthread_mutex_destroy(&vm->lock);
     free(vm);
 }

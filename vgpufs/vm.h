@@ -16,6 +16,7 @@
 #include "identity.h"
 #include "job.h"
 #include "lines.h"
+#include "listing.h"
 #include "nfs_lines.h"
 #include "nfs_turns.h"
 #include "nfs_view.h"
@@ -77,9 +78,11 @@ struct vm {
     struct data data;      /* has its own lock */
     struct openings openings;
     struct worker worker;
-    struct nfs_waiting nfs_waiting; /* guarded by the lock of nfs_wait.c */
-    struct nfs_lines nfs_lines;     /* has its own lock, outside of `lock` */
-    struct nfs_views nfs_views;     /* has its own lock */
+    struct worker lister; /* makes large listings; never waits for the disk */
+    struct listing_kept listed_jobs, listed_data; /* have locks of their own */
+    struct nfs_waiting nfs_waiting;               /* guarded by the lock of nfs_wait.c */
+    struct nfs_lines nfs_lines;                   /* has its own lock, outside of `lock` */
+    struct nfs_views nfs_views;                   /* has its own lock */
 
     pthread_mutex_t lock;    /* guards all below */
     struct config_vm config; /* without its strings */

@@ -3,6 +3,7 @@
 #include "bench.h"
 #include "mounts.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -89,6 +90,27 @@ static void list_names(struct flooder *flooder)
     close(open(path_of(flooder, path, "data"), O_RDONLY | O_DIRECTORY));
 }
 
+static void read_names(struct flooder *flooder)
+{
+    char path[400];
+    DIR *directory = opendir(path_of(flooder, path, "data"));
+    while (directory && readdir(directory))
+        continue;
+    if (directory)
+        closedir(directory);
+}
+
+/* Each listing has another name in it than the one before. */
+static void change_and_list(struct flooder *flooder)
+{
+    char name[32], path[400];
+    snprintf(name, sizeof(name), "data/t%u", flooder->index);
+    ignore(mknod(path_of(flooder, path, name), S_IFREG | 0600, 0));
+    list_names(flooder);
+    ignore(unlink(path_of(flooder, path, name)));
+    list_names(flooder);
+}
+
 static void make_and_remove(struct flooder *flooder)
 {
     char name[32], path[400];
@@ -120,6 +142,8 @@ static const struct kind kinds[] = {
     {"huge writes of lines", "submit", "#####\n", write_huge},
     {"opens", NULL, "", open_and_close},
     {"listings of 1,000 names", NULL, "", list_names},
+    {"the same, read to the end", NULL, "", read_names},
+    {"the same, not read, each after a change", NULL, "", change_and_list},
     {"mkdir and rmdir", NULL, "", make_and_remove},
     {"files made and removed", NULL, "", create_and_unlink},
     {"results read", NULL, "", read_result},

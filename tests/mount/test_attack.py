@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from harness import FACTOR, HERE, Background, errno_of, read_fd, read_file, wait_until
+from harness import BUILD, FACTOR, HERE, Background, Vgpufs, errno_of, read_fd, read_file, wait_until
 from nfs_server import NfsServer
 from test_limits import many_descriptors, memory_bounded
 
@@ -134,6 +134,79 @@ def test_waiting_reads_are_bounded(vgpufs):
         assert reader.value().startswith(b"status=cancelled")
     assert limits(vm)["waiting"] == 0
     assert vm.run("NOP").header["status"] == "done"
+
+
+# --- names ---------------------------------------------------------------------------------------
+
+class SlowSort(Vgpufs):
+    """Sorting many names takes as long as a file exists (slow_sort.c)."""
+
+    def environment(self):
+        return dict(super().environment(), VGPUFS_TEST_SORT=str(self.dir / "sorting"),
+                    LD_PRELOAD=str(BUILD / "tests" / "mount" / "libslow-sort.so"))
+
+    def sorting(self):
+        return (self.dir / "sorting").stat().st_size
+
+
+@pytest.fixture
+def slow_sort():
+    daemon = SlowSort().start()
+    yield daemon
+    (daemon.dir / "sorting").unlink(missing_ok=True)
+    daemon.close()
+
+
+def make_names(vm, what, count=600):
+    for i in range(count):
+        if what == "jobs":
+            os.mkdir(vm.job(f"t{i}"))
+        else:
+            os.mknod(vm.data / f"t{i}")
+
+
+@pytest.mark.skipif(FACTOR != 1, reason="a library cannot be loaded in front of a sanitizer's")
+@pytest.mark.parametrize("what", ["jobs", "data"])
+def test_a_listing_takes_long(slow_sort, what):
+    """Whoever lists a large directory waits, and whoever lists it at the same time; nobody else."""
+    daemon = slow_sort
+    vm, other = daemon.vm(1), daemon.vm(2)
+    threads = daemon.threads()
+    make_names(vm, what)
+    (daemon.dir / "sorting").touch()
+    listers = [Background(os.listdir, vm.dir / what) for _ in range(24)]
+    wait_until(lambda: daemon.sorting() > 0, what="one makes a listing")
+    assert other.run("NOP").header["status"] == "done"
+    assert vm.run("NOP").header["status"] == "done"
+    vm.write_data("x", b"x")
+    os.mkdir(vm.job("x"))
+    assert read_file(vm.data / "x") == b"x"
+    assert os.listdir(other.data) == []
+    assert daemon.sorting() == 1
+    wait_until(lambda: daemon.threads() == threads + 1, what="one thread waits for that VM")
+    (daemon.dir / "sorting").unlink()
+    for lister in listers:
+        assert len(lister.value()) >= 600
+    wait_until(lambda: daemon.threads() == threads, what="that thread ends")
+    assert len(os.listdir(vm.dir / what)) >= 601
+
+
+@pytest.mark.skipif(FACTOR != 1, reason="a library cannot be loaded in front of a sanitizer's")
+def test_names_are_copied_once(slow_sort):
+    """Until one comes or goes: who lists in a loop keeps nobody busy."""
+    daemon = slow_sort
+    vm = daemon.vm(1)
+    make_names(vm, "data")
+    assert len(os.listdir(vm.data)) == 600
+    (daemon.dir / "sorting").touch()
+    for _ in range(3):
+        assert len(os.listdir(vm.data)) == 600
+    assert daemon.sorting() == 0
+    os.unlink(vm.data / "t0")
+    lister = Background(os.listdir, vm.data)
+    wait_until(lambda: daemon.sorting() > 0, what="another listing is made")
+    (daemon.dir / "sorting").unlink()
+    assert len(lister.value()) == 599
 
 
 # --- more than the disk can take -----------------------------------------------------------------

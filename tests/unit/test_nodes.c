@@ -426,25 +426,28 @@ static void test_lookup_errors(void **unused)
 static void assert_listing(const char *path, const char *expected)
 {
     struct node directory;
-    struct node_listing listing;
     struct text names = {0};
     uint64_t last = 0;
     walk_must(path, &directory);
-    assert_int_equal(node_list(&directory, false, &listing), 0);
-    for (size_t i = 0; i < listing.count; i++) {
-        const struct node_entry *entry = &listing.entries[i];
+    struct listing *listing = listing_of(&directory, false);
+    assert_non_null(listing);
+    for (size_t i = 0; i < listing->count; i++) {
+        const struct listing_entry *entry = &listing->entries[i];
+        const char *name = listing_name(listing, i);
+        assert_int_equal(listing_after(listing, last), i);
         struct node node;
         assert_true(entry->offset > last);
         last = entry->offset;
-        assert_int_equal(node_lookup(&directory, entry->name, &node), 0);
+        assert_int_equal(node_lookup(&directory, name, &node), 0);
         assert_int_equal(node_self_ino(&node), entry->ino);
         assert_int_equal(node_mode(&node) & S_IFMT, entry->mode);
         node_release(&node);
-        text_printf(&names, "%s ", entry->name);
+        text_printf(&names, "%s ", name);
     }
+    assert_int_equal(listing_after(listing, last), listing->count);
     assert_string_equal(names.data, expected);
     text_finish(&names);
-    node_listing_finish(&listing);
+    listing_unref(listing);
     node_release(&directory);
 }
 
@@ -467,6 +470,99 @@ static void test_listings(void **unused)
     }
     assert_listing("vm4/data", ". .. h c a f b g e d ");
     assert_listing("vm4/jobs", ". .. ");
+}
+
+/* listing_at returns a new listing of the directory. */
+static struct listing *listing_at(const char *path)
+{
+    struct node directory;
+    walk_must(path, &directory);
+    struct listing *listing = listing_of(&directory, false);
+    assert_non_null(listing);
+    node_release(&directory);
+    return listing;
+}
+
+static bool is_slow(const char *path)
+{
+    struct node directory;
+    walk_must(path, &directory);
+    bool slow = listing_is_slow(&directory);
+    node_release(&directory);
+    return slow;
+}
+
+/* assert_kept: both listings of the directory are, or are not, the same copy of its names. */
+static void assert_kept(const char *path, struct listing **last, bool same)
+{
+    struct listing *now = listing_at(path);
+    assert_int_equal(now == *last, same);
+    listing_unref(*last);
+    *last = now;
+}
+
+/* The names of jobs/ and data/ are copied once, until one comes or goes. */
+static void test_kept_listings(void **unused)
+{
+    (void)unused;
+    struct vm *vm = vm_of(3);
+    struct job *job;
+    struct data_file *file;
+    struct listing *jobs = listing_at("vm3/jobs"), *data = listing_at("vm3/data");
+    assert_kept("vm3/jobs", &jobs, true);
+    assert_int_equal(vm_mkdir(vm, "more", &job), 0);
+    job_unref(job);
+    assert_kept("vm3/jobs", &jobs, false);
+    assert_kept("vm3/jobs", &jobs, true);
+    assert_int_equal(vm_rmdir(vm, "more"), 0);
+    assert_kept("vm3/jobs", &jobs, false);
+
+    assert_kept("vm3/data", &data, true);
+    assert_int_equal(data_create(&vm->data, "more", true, &file), 0);
+    assert_kept("vm3/data", &data, false);
+    assert_int_equal(data_charge(file, 100), 0); /* no name */
+    data_unref(file);
+    assert_kept("vm3/data", &data, true);
+    assert_int_equal(data_rename(&vm->data, "more", "moved", false), 0);
+    assert_kept("vm3/data", &data, false);
+    assert_listing("vm3/data", ". .. in.bin out.bin moved ");
+    assert_int_equal(data_unlink(&vm->data, "moved"), 0);
+    assert_kept("vm3/data", &data, false);
+    /* Who has one open keeps it as it was. */
+    assert_int_equal(data_unlink(&vm->data, "in.bin"), 0);
+    assert_string_equal(listing_name(data, 2), "in.bin");
+    assert_listing("vm3/data", ". .. out.bin ");
+    listing_unref(jobs);
+    listing_unref(data);
+}
+
+/* A large listing is slow to make, once. A very large one is not kept. */
+static void test_slow_listings(void **unused)
+{
+    (void)unused;
+    char name[WORKLOAD_MAX_FILE_NAME + 1];
+    struct data_file *file;
+    for (int i = 0; i < 129; i++) {
+        assert_false(is_slow("vm4/data"));
+        snprintf(name, sizeof(name), "%d", i);
+        assert_int_equal(data_create(&vm_of(4)->data, name, true, &file), 0);
+        data_unref(file);
+    }
+    assert_true(is_slow("vm4/data"));
+    struct listing *data = listing_at("vm4/data");
+    assert_false(is_slow("vm4/data"));
+    for (int i = 0; i < 2200; i++) {
+        snprintf(name, sizeof(name), "%0*d", WORKLOAD_MAX_FILE_NAME, i);
+        assert_int_equal(data_create(&vm_of(4)->data, name, true, &file), 0);
+        data_unref(file);
+    }
+    assert_kept("vm4/data", &data, false);
+    assert_true(is_slow("vm4/data"));
+    assert_kept("vm4/data", &data, false);
+    assert_int_equal(data->count, 2 + 129 + 2200);
+    listing_unref(data);
+    assert_false(is_slow("")); /* the root's is no VM's */
+    assert_false(is_slow("vm4"));
 }
 
 /* A VM that a reload took away: not in the root any more, while its open nodes work on. */
@@ -524,6 +620,7 @@ int main(void)
         NODE_TEST(test_numbers_lead_back), NODE_TEST(test_stale),
         NODE_TEST(test_random_numbers),    NODE_TEST(test_gone),
         NODE_TEST(test_lookup_errors),     NODE_TEST(test_listings),
+        NODE_TEST(test_kept_listings),     NODE_TEST(test_slow_listings),
         NODE_TEST(test_gone_vm),           NODE_TEST(test_directories_change),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
