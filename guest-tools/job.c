@@ -257,6 +257,17 @@ static double progress_parse(const char *line)
     return *end == '\0' && progress >= 0 && progress <= 1 ? progress : -1;
 }
 
+/* vm_is_held: does the VM's status say so? */
+static bool vm_is_held(const struct job *job)
+{
+    char path[PATH_MAX], text[4096], held[4];
+    if (job_path(path, sizeof(path), job->vm_directory, "status") != 0 ||
+        tool_read_file(path, text, sizeof(text)) < 0)
+        return false;
+    const char *line = record_find(text, "vm");
+    return line && record_get(line, "held", held, sizeof(held)) && strcmp(held, "yes") == 0;
+}
+
 int job_poll(const struct job *job, struct job_status *status)
 {
     char path[PATH_MAX], line[4096];
@@ -278,6 +289,7 @@ int job_poll(const struct job *job, struct job_status *status)
     for (size_t i = 0; i < sizeof(job_states) / sizeof(job_states[0]); i++)
         if (strcmp(status->state, job_states[i].name) == 0)
             status->phase = job_states[i].phase;
+    status->held = strcmp(status->state, "queued") == 0 && vm_is_held(job);
     if (!record_get(line, "error", status->error, sizeof(status->error)))
         status->error[0] = '\0';
     return 0;

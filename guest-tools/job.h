@@ -29,6 +29,7 @@ struct job_status {
     char state[16];
     char error[512];   /* of a rejected line; may be "" */
     uint64_t position; /* in the queue, from 1; 0: unknown */
+    bool held;         /* it is queued, and the host lets no job of the VM start */
     double progress;   /* 0..1, or negative: unknown */
 };
 

@@ -47,7 +47,8 @@ static void detail_print(char *detail, size_t size, const struct job_status *sta
         bar[BAR_WIDTH] = '\0';
         snprintf(detail, size, " [%s] %3d%%", bar, (int)(status->progress * 100));
     } else if (status->position > 0) {
-        snprintf(detail, size, ", position %llu", (unsigned long long)status->position);
+        snprintf(detail, size, ", position %llu%s", (unsigned long long)status->position,
+                 status->held ? ", the VM is held" : "");
     }
 }
 

@@ -68,6 +68,18 @@ def help_options(program):
     return set(OPTION.findall(printed(program, "--help")))
 
 
+def completed_words(program, *words):
+    """What bash offers for the last of the words on the line; "=" is a word of its own."""
+    script = """compopt() { :; }; complete() { :; }; source "$1"; function=$2; shift 2
+        COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
+        "$function" "$1" "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
+        printf '%s\\n' "${COMPREPLY[@]}" """
+    file = SOURCE / "config/completion" / program
+    done = subprocess.run(["bash", "-c", script, "bash", file, f"_{program.replace('-', '_')}", *words],
+                          text=True, stdout=subprocess.PIPE, check=True, timeout=60)
+    return set(done.stdout.split())
+
+
 def exit_codes_of_code(text):
     codes = {0, 1} if "EXIT_FAILURE" in text else {0}
     codes |= {int(code) for code in re.findall(r"^#define EXIT_\w+\s+(\d+)", text, re.M)}
@@ -162,6 +174,22 @@ class Programs(unittest.TestCase):
         self.assertEqual(there, set(COMPLETED) | {"meson.build"})
         self.assertEqual(set(re.findall(r"'(vgpu[a-z-]*)'", code("config/completion/meson.build"))),
                          set(COMPLETED), "meson.build installs")
+
+    def test_keys_of_vgpu_run(self):
+        """Those of the command that is on the line, and not one that is there already."""
+        common = {"timeout=", "deadline="}
+        for command, keys in catalogue().items():
+            self.assertEqual(completed_words("vgpu-run", "vgpu-run", command, ""),
+                             common | {f"{key}=" for key in keys}, command)
+        line = ["vgpu-run", "--vm", "=", "3", "MATRIX_MUL", "m", "=", "5"]
+        self.assertEqual(completed_words("vgpu-run", *line, ""),
+                         common | {"a=", "b=", "out=", "n=", "k=", "seed=", "dtype="})
+        self.assertEqual(completed_words("vgpu-run", *line, "timeout", "=", "9", "d"),
+                         {"dtype=", "deadline="})
+        self.assertEqual(completed_words("vgpu-run", *line), set(), "a value")
+        self.assertEqual(completed_words("vgpu-run", *line[:-1]), set(), "a value")
+        self.assertEqual(completed_words("vgpu-run", "vgpu-run", "BOGUS", ""), common)
+        self.assertEqual(completed_words("vgpu-run", "vgpu-run", "MAT"), {"MATRIX_MUL"})
 
     def test_commands_of_vgpuctl(self):
         in_help = printed("vgpuctl", "--help").split("Commands:\n")[1].split("\n\n")[0]

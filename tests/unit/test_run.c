@@ -536,6 +536,12 @@ static void draws_on_a_terminal(void **state)
     job_await();
     job_puts("status", QUEUED);
     terminal_await(terminal, text, sizeof(text), "\r\033[Kdrawn: queued, position 2, 0:0");
+    file_puts(mount, "vm3/status", "vm 3 pool=A held=yes crashes=5\nnewest -\n");
+    terminal_await(terminal, text, sizeof(text),
+                   "\r\033[Kdrawn: queued, position 2, the VM is held, 0:0");
+    file_puts(mount, "vm3/status", "vm 3 pool=A held=no crashes=5\nnewest job=9 held=yes\n");
+    text[0] = '\0';
+    terminal_await(terminal, text, sizeof(text), "\r\033[Kdrawn: queued, position 2, 0:");
     job_puts("status", RUNNING "0.5\n");
     terminal_await(terminal, text, sizeof(text),
                    "\r\033[Kdrawn: running [##########----------]  50%, 0:0");
