@@ -203,9 +203,20 @@ static void check_leases(struct check *check)
                         "so that guests (NFSv4) may see an old result for ever");
 }
 
+/* guest_count is how many VMs reach the tree by NFS. */
+static size_t guest_count(const struct config *config)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < config->vm_count; i++)
+        count += config->vms[i].address != NULL;
+    return count;
+}
+
 static void check_nfsd_threads(struct check *check)
 {
     uint64_t threads = 0, wanted = check->config->nfs_threads;
+    uint64_t places = wanted > 1 ? wanted / 2 : 1;
+    size_t guests = guest_count(check->config);
     if (number_read(check, "/proc/fs/nfsd/threads", &threads) < 0 && errno != ENOENT)
         warn(check, "/proc/fs/nfsd/threads: %s: run this as root", strerror(errno));
     else if (threads == 0)
@@ -216,6 +227,12 @@ static void check_nfsd_threads(struct check *check)
              "and write threads=%llu below [nfsd] in /etc/nfs.conf",
              (unsigned long long)threads, (unsigned long long)wanted, (unsigned long long)wanted,
              (unsigned long long)wanted);
+    else if (guests > places)
+        warn(check,
+             "%zu guests, and no more than %llu of them can wait for jobs at once: the others see "
+             "results some seconds late: set threads = %zu in [nfs], and threads=%zu below [nfsd] "
+             "in /etc/nfs.conf",
+             guests, (unsigned long long)places, 2 * guests, 2 * guests);
 }
 
 /* has_word: is the word in the list, between commas? */
@@ -327,14 +344,6 @@ static const struct {
     {"guests", true, check_guests},
 };
 
-static bool has_address(const struct config *config)
-{
-    for (size_t i = 0; i < config->vm_count; i++)
-        if (config->vms[i].address)
-            return true;
-    return false;
-}
-
 const struct check_machine check_real_machine = {
     .root = "",
     .list = check_list,
@@ -344,7 +353,7 @@ const struct check_machine check_real_machine = {
 unsigned check_run(const struct config *config, const struct check_machine *machine, FILE *out)
 {
     struct check check = {.config = config, .machine = machine, .out = out};
-    bool nfs = has_address(config);
+    bool nfs = guest_count(config) > 0;
     for (size_t i = 0; i < sizeof(checks) / sizeof(checks[0]); i++) {
         if (checks[i].for_nfs && !nfs)
             continue;

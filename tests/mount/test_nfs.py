@@ -239,6 +239,27 @@ def test_who_waits_and_who_is_sent_away(vgpufs, server):
         call.value()
 
 
+def test_more_vms_than_places(vgpufs, server):
+    """Nobody has more than one place: who finds none is sent away each time, until its job has
+    ended; that needs none."""
+    mount = vgpufs({"nfs": {"hold": "600s", "threads": "2", "waiting_per_vm": "3"}})
+    first, second = (mount.vm(number) for number in (1, 2))
+    for vm in (first, second):
+        mount.ctl(f"hold vm{vm.number}")
+        vm.submit("NOP")
+    waiting = server.begin("stat", first.dir / "result")
+    assert waiting.waits()
+    for call in ("stat", second.dir / "result"), ("open", second.dir / "result", os.O_RDONLY):
+        assert errno_of(server.do, *call) == "EAGAIN"
+    mount.ctl("release vm2")
+    expected = read_file(second.dir / "result")
+    assert server.read(second.dir / "result") == expected
+    assert parse_result(expected).header["status"] == "done"
+    assert waiting.waits()
+    mount.ctl("release vm1")
+    assert waiting.value()[0] == len(read_file(first.dir / "result"))
+
+
 def test_an_interrupted_wait(mount, server, vm):
     """A restart of the NFS server interrupts its threads: NFS cannot carry EINTR, which would become
     EIO at the guest, so that is told to ask again. Who else waits goes on."""

@@ -218,6 +218,19 @@ static void test_threads(void **state)
         "warning  NFS threads: /proc/fs/nfsd/threads: Invalid argument: run this as root");
 }
 
+static void test_places(void **state)
+{
+    (void)state;
+    put("proc/fs/nfsd/threads", "3\n");
+    assert_finding(
+        NO_GUESTS "[vm 3]\naddress = 10.0.0.3\n[vm 4]\naddress = gpu4.lan\nuid = 777\n"
+                  "[nfs]\nthreads = 3\n",
+        0,
+        "warning  NFS threads: 2 guests, and no more than 1 of them can wait for jobs at once: the "
+        "others see results some seconds late: set threads = 4 in [nfs], and threads=4 below "
+        "[nfsd] in /etc/nfs.conf");
+}
+
 #define MEND ": run 'vgpufs --exports > /etc/exports.d/vgpufs.exports && exportfs -ra'"
 
 static void test_exports_of_the_machine(void **state)
@@ -427,6 +440,7 @@ int main(void)
         ON_MACHINE(test_without_guests),
         ON_MACHINE(test_sysctls),
         ON_MACHINE(test_threads),
+        ON_MACHINE(test_places),
         ON_MACHINE(test_exports_of_the_machine),
         ON_MACHINE(test_guests),
         ON_MACHINE(test_executors),
