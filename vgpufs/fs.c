@@ -108,17 +108,17 @@ static void entry_of(fuse_req_t request, const struct node *node, struct fuse_en
 }
 
 /* looked: what the kernel is told of a result matters for NFS requests that wait. */
-static void looked(const struct node *node, const struct stat *stat)
+static void looked(fuse_req_t request, const struct node *node, const struct stat *stat)
 {
     if (node->type->content == CONTENT_RESULT)
-        nfs_wait_looked(node, stat);
+        nfs_wait_looked(node, stat, fuse_req_ctx(request)->pid);
 }
 
 static void reply_entry(fuse_req_t request, struct node *node)
 {
     struct fuse_entry_param entry;
     entry_of(request, node, &entry);
-    looked(node, &entry.attr);
+    looked(request, node, &entry.attr);
     fuse_reply_entry(request, &entry);
     node_release(node);
 }
@@ -127,7 +127,7 @@ static void reply_attr(fuse_req_t request, const struct node *node)
 {
     struct stat stat;
     node_stat_for(node, fuse_req_ctx(request)->uid, &stat);
-    looked(node, &stat);
+    looked(request, node, &stat);
     fuse_reply_attr(request, &stat, attr_timeout(node));
 }
 

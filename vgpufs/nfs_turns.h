@@ -10,6 +10,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 #include <time.h>
 
 /* A VM's count. All zero is none. */
@@ -23,6 +24,7 @@ struct nfs_look {
     uint64_t until_us; /* till when it may take them */
     int64_t size;
     struct timespec changed;
+    pid_t thread; /* which was told; 0: several were */
 };
 
 /* How many a VM remembers: of its newest entry's, and of some jobs'. */

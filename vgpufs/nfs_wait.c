@@ -48,6 +48,7 @@ struct nfs_request {
     size_t size;
     uint64_t deadline_us;
     uint64_t begun_us;
+    pid_t thread; /* of GETATTR */
 };
 
 /* What a request that need not wait tells. */
@@ -183,18 +184,23 @@ static bool is_said(const struct nfs_look *look, const struct stat *stat)
            look->changed.tv_nsec == stat->st_mtim.tv_nsec;
 }
 
-static void look_note(struct nfs_look *look, const struct stat *stat, uint64_t until_us)
+static void look_note(struct nfs_look *look, const struct stat *stat, uint64_t until_us,
+                      pid_t thread)
 {
-    *look = (struct nfs_look){
-        .ino = stat->st_ino, .until_us = until_us, .size = stat->st_size, .changed = stat->st_mtim};
+    bool others = look->ino == stat->st_ino && look->until_us >= clock_now_us();
+    *look = (struct nfs_look){.ino = stat->st_ino,
+                              .until_us = until_us,
+                              .size = stat->st_size,
+                              .changed = stat->st_mtim,
+                              .thread = others && look->thread != thread ? 0 : thread};
 }
 
-void nfs_wait_looked(const struct node *node, const struct stat *stat)
+void nfs_wait_looked(const struct node *node, const struct stat *stat, pid_t thread)
 {
     if (!atomic_load(&node->vm->nfs_reads))
         return;
     pthread_mutex_lock(&node->vm->lock);
-    look_note(look_of(node), stat, clock_now_us() + LOOK_US);
+    look_note(look_of(node), stat, clock_now_us() + LOOK_US, thread);
     pthread_mutex_unlock(&node->vm->lock);
 }
 
@@ -206,10 +212,10 @@ static bool is_outdated(const struct nfs_request *request, const struct node *no
         return false;
     pthread_mutex_lock(&node->vm->lock);
     struct nfs_look *look = look_of(node);
-    bool outdated =
-        look->ino == stat->st_ino && look->until_us >= request->begun_us && !is_said(look, stat);
+    bool outdated = look->ino == stat->st_ino && look->until_us >= request->begun_us &&
+                    (!look->thread || look->thread != request->thread) && !is_said(look, stat);
     if (!outdated)
-        look_note(look, stat, clock_now_us()); /* a server takes them at once */
+        look_note(look, stat, clock_now_us(), request->thread); /* a server takes them at once */
     pthread_mutex_unlock(&node->vm->lock);
     return outdated;
 }
@@ -304,7 +310,8 @@ void nfs_wait_getattr(fuse_req_t request, const struct node *node)
 {
     request_begin(request, &(struct nfs_request){.operation = GETATTR,
                                                  .ino = node_self_ino(node),
-                                                 .begun_us = clock_now_us()});
+                                                 .begun_us = clock_now_us(),
+                                                 .thread = fuse_req_ctx(request)->pid});
 }
 
 void nfs_wait_open(fuse_req_t request, const struct node *node, const struct fuse_file_info *info)

@@ -47,16 +47,17 @@ void nfs_wait_open(fuse_req_t request, const struct node *node, const struct fus
 void nfs_wait_read(fuse_req_t request, struct handle *handle, size_t size, uint64_t offset);
 
 /*
- * nfs_wait_looked: the kernel is just being told these attributes of the node, which is a result.
+ * nfs_wait_looked: that thread is just being told these attributes of the node, which is a result.
  * Since Linux 6.5 (commit 2cb1e08985e3, "splice: Use filemap_splice_read() instead of
  * generic_file_splice_read()") its NFS server reads through the page cache, up to the size that the
  * inode has; and the reply to a GETATTR changes nothing of an inode that another reply has changed
  * since it was sent (attr_version in fuse_change_attributes). So a GETATTR that waits while others
  * look would leave the inode with their size, which is an older one: it is EAGAIN, and the next is
- * taken. For the same reason nothing is invalidated by a notification, which counts as a change:
+ * taken. Not if who asks has looked itself: a thread has taken an answer before it asks again. For
+ * the same reason nothing is invalidated by a notification, which counts as a change:
  * that the modification time is another one empties the cache.
  */
-void nfs_wait_looked(const struct node *node, const struct stat *stat);
+void nfs_wait_looked(const struct node *node, const struct stat *stat, pid_t thread);
 
 /* nfs_wait_leave: a parked request waits no longer. Nothing for one that has no turn. */
 void nfs_wait_leave(struct nfs_wait *wait, struct nfs_turn *turn);

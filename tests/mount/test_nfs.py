@@ -198,6 +198,19 @@ def test_a_look_at_what_is_waited_for(mount, server, vm, what):
     server.do("close", fd)
 
 
+def test_a_look_of_its_own(mount, server, vm):
+    """Who asks for attributes after it has looked the name up has taken those that this told, old
+    as they are: it need not ask twice, for which NFSv3 takes five seconds."""
+    vm.run("NOP")
+    server.size(vm.dir / "result")
+    mount.ctl(f"hold vm{vm.number}")
+    vm.submit("NOP tag=fresh")
+    call = server.begin("stat", vm.job("fresh") / "result")
+    assert call.waits()
+    mount.ctl(f"release vm{vm.number}")
+    assert call.value()[0] == len(read_file(vm.job("fresh") / "result"))
+
+
 def test_hold(vgpufs, server):
     """After `hold` the guest is asked to come again, and is then told."""
     mount = vgpufs({"nfs": {"hold": "100ms"}})
