@@ -52,7 +52,8 @@ void session_leave(int state);
  * waiting are aborted. With `left` the mount stays as it is.
  */
 void session_unmount(struct server *server, bool left);
-/* session_ask wakes the threads for an answer; session_is_silent: one has not given it yet. */
+/* session_ask wakes the threads for an answer; session_is_silent: one has not given it yet, or was
+ * just about to wait for the next request and was not woken: it must be asked again. */
 void session_ask(void);
 bool session_is_silent(void);
 /* session_was_taken_away: has somebody else unmounted it? */

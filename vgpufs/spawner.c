@@ -1,5 +1,8 @@
 #include "spawner.h"
 
+#include "process.h"
+#include "pulse.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -30,6 +33,7 @@ struct request {
 
 struct spawner {
     pthread_t thread;
+    struct pulse pulse;
     pthread_mutex_t lock; /* guards all below */
     pthread_cond_t asked, answered;
     struct request *requests;
@@ -140,8 +144,10 @@ done:
 static void *spawner_run(void *argument)
 {
     struct spawner *spawner = argument;
+    thread_name("spawner", "");
     pthread_mutex_lock(&spawner->lock);
     for (;;) {
+        pulse_answer(&spawner->pulse);
         struct request *request = spawner->requests;
         if (!request) {
             if (spawner->stopping)
@@ -190,6 +196,19 @@ void spawner_destroy(struct spawner *spawner)
     pthread_cond_destroy(&spawner->answered);
     pthread_mutex_destroy(&spawner->lock);
     free(spawner);
+}
+
+void spawner_ask(struct spawner *spawner)
+{
+    pulse_ask(&spawner->pulse);
+    pthread_mutex_lock(&spawner->lock);
+    pthread_cond_signal(&spawner->asked);
+    pthread_mutex_unlock(&spawner->lock);
+}
+
+bool spawner_is_silent(const struct spawner *spawner)
+{
+    return pulse_is_missing(&spawner->pulse);
 }
 
 /* environment_with returns the environment with one variable more; to be freed, but not what is in

@@ -9,6 +9,7 @@
 #include "enclosure.h"
 #include "sandbox.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <sys/types.h>
 
@@ -26,5 +27,9 @@ void spawner_destroy(struct spawner *spawner);
  */
 pid_t spawner_start(struct spawner *spawner, char *const *words, const struct sandbox *sandbox,
                     const struct enclosure *enclosure, int *connection, int *errors);
+
+/* spawner_ask wakes the thread for an answer; spawner_is_silent: there is none yet. */
+void spawner_ask(struct spawner *spawner);
+bool spawner_is_silent(const struct spawner *spawner);
 
 #endif

@@ -7,6 +7,7 @@
 #include "pool.h"
 #include "server.h"
 #include "session.h"
+#include "spawner.h"
 #include "vm.h"
 
 #include <inttypes.h>
@@ -41,6 +42,7 @@ void watchdog_start(struct watchdog *watchdog)
 
 static void ask_all(struct server *server)
 {
+    spawner_ask(server->spawner);
     for (size_t i = 0; i < server->pool_count; i++)
         pool_ask(&server->pools[i]);
     state_ask(server->state);
@@ -52,6 +54,8 @@ static void ask_all(struct server *server)
 /* silent_one names a loop that has not answered; NULL: there is none. */
 static const char *silent_one(const struct server *server)
 {
+    if (spawner_is_silent(server->spawner)) /* before the pools, which wait for it */
+        return "the thread that starts executors";
     for (size_t i = 0; i < server->pool_count; i++)
         if (pool_is_silent(&server->pools[i]))
             return server->pools[i].name;
@@ -87,6 +91,10 @@ void watchdog_tick(struct watchdog *watchdog, struct server *server)
         manager_tell("WATCHDOG=1");
         ask_all(server);
         watchdog->asked = true;
+    } else {
+        /* The others' waking is not lost, and asking them takes locks that the silent one may hold
+         * for ever. */
+        session_ask();
     }
     watchdog->due_us = clock_now_us() + watchdog->interval_us;
 }

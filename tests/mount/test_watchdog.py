@@ -1,4 +1,6 @@
-"""What the service manager is told, the watchdog included."""
+"""What the service manager is told, and that the watchdog is fed while every loop answers only."""
+import contextlib
+import ctypes
 import os
 import re
 import select
@@ -10,6 +12,9 @@ import pytest
 
 from harness import FACTOR, Vgpufs, read_file
 
+# ptrace(2) stops one thread, as a deadlock would, and lets the others run.
+PTRACE_SEIZE, PTRACE_INTERRUPT, PTRACE_DETACH = 0x4206, 0x4207, 17
+WALL = 0x40000000  # waitpid(2): a thread of another process, too
 INTERVAL = 0.25  # a quarter of WATCHDOG_USEC: the daemon looks so often
 
 
@@ -45,6 +50,33 @@ class Watched(Vgpufs):
         return heard
 
 
+def threads_of(daemon, name):
+    """Those whose name begins so."""
+    folder = f"/proc/{daemon.pid}/task"
+    threads = [int(thread) for thread in os.listdir(folder)
+               if read_file(f"{folder}/{thread}/comm").decode().startswith(name)]
+    assert threads, name
+    return threads
+
+
+def trace(request, thread):
+    call = ctypes.CDLL(None, use_errno=True).ptrace
+    call.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+    assert call(request, thread, None, None) == 0, os.strerror(ctypes.get_errno())
+
+
+@contextlib.contextmanager
+def stopped(threads):
+    """They do not run."""
+    for thread in threads:
+        trace(PTRACE_SEIZE, thread)
+        trace(PTRACE_INTERRUPT, thread)
+        os.waitpid(thread, WALL)
+    yield
+    for thread in threads:
+        trace(PTRACE_DETACH, thread)
+
+
 @pytest.fixture
 def watched():
     daemon = Watched()
@@ -66,6 +98,40 @@ def test_what_the_manager_is_told(watched):
     assert watched.wait_end() == 0
 
 
+@pytest.mark.parametrize("thread, words", [
+    ("pool A", "A"), ("pool B", "B"), ("state write", "the journal"), ("state tell", "the journal"),
+    ("spawner", "the thread that starts executors"),
+    ("interrupts", "the thread that answers interrupts"), ("nfs wait", "the thread that ends .*"),
+    ("mount", "a thread that serves the mount")])
+def test_a_loop_that_hangs(watched, thread, words):
+    named = False
+    while not named:
+        watched.wait_for("WATCHDOG=1", "WATCHDOG=1")
+        with stopped(threads_of(watched, thread)):
+            heard = True
+            while heard and not named:
+                # Who was stopped with a lock in its hands stops who asks, too: nothing is said.
+                heard = watched.hear(10 * INTERVAL, 1)
+                named = any(re.fullmatch(f"STATUS=.*; no answer from: {words}", line)
+                            for line in heard)
+            if named:
+                assert "WATCHDOG=1" not in watched.hear(3 * INTERVAL)
+    watched.wait_for("WATCHDOG=1", r"STATUS=\d+ jobs queued, \d+ running", "WATCHDOG=1")
+    assert re.search(f"watchdog: no answer from: {words}\n", watched.log())
+    assert watched.vm(3).run("NOP").header["status"] == "done"
+
+
+def test_a_kick_that_comes_too_early(watched):
+    """The signal that is to wake a thread of the mount finds it on its way to its next read, which
+    then waits for a request that never comes: it is woken once more."""
+    thread = threads_of(watched, "mount")[0]
+    trace(PTRACE_SEIZE, thread)
+    stop = os.waitpid(thread, WALL)[1] >> 8
+    assert stop & 0xff == signal.SIGUSR1
+    trace(PTRACE_DETACH, thread)  # without the signal
+    watched.wait_for("WATCHDOG=1", "WATCHDOG=1", "WATCHDOG=1", "WATCHDOG=1")
+
+
 def test_a_manager_that_does_not_watch():
     """It is told nothing all the time."""
     daemon = Watched()
@@ -82,4 +148,4 @@ def test_threads_have_names(vgpufs):
     daemon = vgpufs()
     names = {read_file(f"/proc/{daemon.pid}/task/{thread}/comm").decode().strip()
              for thread in os.listdir(f"/proc/{daemon.pid}/task")}
-    assert {"pool A", "pool B", "state write", "interrupts"} <= names, names
+    assert {"pool A", "pool B", "state write", "spawner", "interrupts"} <= names, names
