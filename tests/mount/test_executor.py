@@ -9,7 +9,7 @@ import time
 import pytest
 
 from harness import (EXECUTOR, FACTOR, HERE, Background, StartError, alive, children_of,
-                     descendants_of, mounted, process_fields, read_file, wait_until)
+                     descendants_of, mounted, process_fields, read_file, wait_until, without_times)
 
 EVIL_LINE = b"[ENQUEUE] FORGED"
 
@@ -504,3 +504,32 @@ def test_crashes_in_between_do_not_count(vgpufs):
         assert vm.run("B:1:3:NOP").header["status"] == "done"
     assert vm.status()["vm 3"]["held"] == "no"
     assert restarts(daemon) == 3
+
+
+# --- one process, jobs of many VMs ---------------------------------------------------------------
+
+# Small jobs whose arrays come from the heap, with all that they can write.
+COMPUTING = [
+    "VECTOR_ADD n=3001 out=out", "MATRIX_MUL m=20 n=21 k=22 out=out", "SAXPY n=3001 out=out",
+    "REDUCE n=3001", "SORT n=3001 out=out", "MONTE_CARLO_PI n=3001", "FFT n=64 batch=3 out=out",
+    "DOT n=3001", "SCAN n=3001 out=out", "HISTOGRAM n=3001 out=out", "TRANSPOSE m=21 n=30 out=out",
+    "SHA256 n=3001 out=out", "CONV2D h=20 w=31 k=3 out=out",
+    "BLACK_SCHOLES n=3001 call=out put=put", "NBODY n=21 steps=2 out=out"]
+
+
+def test_results_hold_nothing_of_the_heap(vgpufs):
+    """What an earlier job has left in an executor's memory must not get into a result: it does not
+    change when that memory is filled with other bytes (mallopt(3), M_PERTURB)."""
+    daemon = vgpufs({f"pool {pool}": {"executor": f"env MALLOC_PERTURB_={byte} {EXECUTOR}"}
+                     for pool, byte in (("A", 85), ("B", 170))})
+    found = {}
+    for pool, number in (("A", 3), ("B", 4)):
+        vm = daemon.vm(number)
+        found[pool] = []
+        for line in COMPUTING:
+            result = vm.run(f"{pool}:1:{number}:{line}")
+            assert result.header["status"] == "done", result.raw
+            files = {name: read_file(vm.data / name) for name in sorted(os.listdir(vm.data))}
+            found[pool].append((line, without_times(result.body), files))
+    for one, other in zip(found["A"], found["B"], strict=True):
+        assert one == other
