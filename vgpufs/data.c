@@ -137,7 +137,7 @@ static void load_file(void *context, uint64_t number, const char *name)
         state_delete_file(data->state, data->vm, number);
         return;
     }
-    bool usable = !error && workload_name_is_plain(name);
+    bool usable = !error && number <= STATE_MAX_NUMBER && workload_name_is_plain(name);
     struct data_file *file = usable ? file_enter(data, number, name) : NULL;
     if (!file) {
         loader->incomplete = true;
@@ -147,6 +147,8 @@ static void load_file(void *context, uint64_t number, const char *name)
     file->atime = stat.st_atim;
     file->mtime = stat.st_mtim;
     data->used_bytes += file->size;
+    if (number >= data->next_file) /* else the next file could not be made */
+        data->next_file = data->reserved_file = number + 1;
 }
 
 /* backing_remove removes the bytes of a number that no file has. */

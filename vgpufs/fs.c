@@ -432,7 +432,8 @@ static void create_file(fuse_req_t request, fuse_ino_t parent, const char *name,
     if (error == EEXIST && !(info->flags & O_EXCL))
         error = file_create(&directory, name, false, &node);
     if (!error) {
-        error = handle_open(&node, info, false); /* a data file: nobody waits for it */
+        /* A data file: nobody waits for it. */
+        error = handle_open(&node, info, fuse_req_ctx(request)->uid, false);
         if (error)
             node_release(&node);
         if (error && made) /* an open that fails leaves nothing behind */
@@ -497,7 +498,7 @@ static void open_node(fuse_req_t request, fuse_ino_t ino, const char *name,
         node_release(&node);
         return;
     }
-    int error = handle_open(&node, info, nfs);
+    int error = handle_open(&node, info, fuse_req_ctx(request)->uid, nfs);
     if (error)
         fuse_reply_err(request, error);
     else if (fuse_reply_open(request, info) < 0)

@@ -187,10 +187,11 @@ static uint64_t memory_of(const struct handle *handle)
     return 0;
 }
 
-/* counted_open is content_open within the VM's limits; what is in the root counts for none. */
-static int counted_open(struct handle *handle, int flags)
+/* counted_open is content_open within the limits of the file's VM; what is in the root counts for
+ * the VM that opens it, if one does. */
+static int counted_open(struct handle *handle, int flags, uid_t uid)
 {
-    struct vm *vm = handle->node.vm;
+    struct vm *vm = handle->node.vm ? handle->node.vm : server_vm_of(handle->node.server, uid);
     if (!vm)
         return content_open(handle, flags);
     enum node_kind kind = handle->node.type->kind;
@@ -228,7 +229,7 @@ static void counted_close(struct handle *handle)
     openings_leave(handle->counted);
 }
 
-int handle_open(const struct node *node, struct fuse_file_info *info, bool nfs)
+int handle_open(const struct node *node, struct fuse_file_info *info, uid_t uid, bool nfs)
 {
     int error = mode_error(node, info->flags, nfs);
     struct handle *handle = error ? NULL : calloc(1, sizeof(*handle));
@@ -243,7 +244,7 @@ int handle_open(const struct node *node, struct fuse_file_info *info, bool nfs)
         free(handle);
         return error;
     }
-    error = counted_open(handle, info->flags);
+    error = counted_open(handle, info->flags, uid);
     if (!error && handle_numbers_put(handle, &handle->number) < 0) {
         counted_close(handle);
         error = ENFILE;
@@ -305,6 +306,7 @@ void handles_finish(void)
 {
     while (handles)
         handle_close(handles);
+    handle_numbers_finish();
 }
 
 const struct listing *handle_listing(const struct handle *handle)

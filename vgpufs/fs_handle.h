@@ -19,10 +19,10 @@
 struct handle;
 
 /*
- * handle_open makes the handle of the node's file and keeps it in info->fh: 0 or an errno. `nfs`:
- * it is an NFS server's, and so is all that is done with it.
+ * handle_open makes the handle of the node's file and keeps it in info->fh: 0 or an errno. `uid`:
+ * who opens it. `nfs`: it is an NFS server's, and so is all that is done with it.
  */
-int handle_open(const struct node *node, struct fuse_file_info *info, bool nfs);
+int handle_open(const struct node *node, struct fuse_file_info *info, uid_t uid, bool nfs);
 struct handle *handle_of(const struct fuse_file_info *info);
 void handle_close(struct handle *handle);
 

@@ -14,7 +14,7 @@ typedef _Atomic(uintptr_t) place;
 
 #define LAST_FREE HANDLE_NUMBERS_MAX
 
-static _Atomic(place *) chunks[CHUNK_COUNT];             /* none is freed */
+static _Atomic(place *) chunks[CHUNK_COUNT];             /* freed by handle_numbers_finish */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards the free places and `used` */
 static uint64_t first_free = LAST_FREE, used; /* no place from `used` on was ever taken */
 
@@ -89,4 +89,12 @@ void handle_numbers_settle(void)
         atomic_store(found, (uintptr_t)(first_free << 1 | 1));
         first_free = number - 1;
     }
+}
+
+void handle_numbers_finish(void)
+{
+    for (size_t i = 0; i < CHUNK_COUNT; i++)
+        free(atomic_exchange(&chunks[i], NULL));
+    first_free = LAST_FREE;
+    used = 0;
 }

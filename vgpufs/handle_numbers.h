@@ -2,7 +2,8 @@
  * What the kernel calls open files: numbers, so that the next daemon can go on
  * with them (see handover.h). Finding one takes no lock.
  *
- * Thread-safe, but for handle_numbers_put_at and handle_numbers_settle, which come before all else.
+ * Thread-safe, but for handle_numbers_put_at and handle_numbers_settle, which come before all else,
+ * and handle_numbers_finish.
  * What is behind a number is not freed before its drop.
  */
 #ifndef VGPUFS_HANDLE_NUMBERS_H
@@ -24,5 +25,7 @@ void handle_numbers_drop(uint64_t number);
 int handle_numbers_put_at(struct handle *handle, uint64_t number);
 /* handle_numbers_settle: there are no more of those. */
 void handle_numbers_settle(void);
+/* handle_numbers_finish frees all, when no file is open and no request can come any more. */
+void handle_numbers_finish(void);
 
 #endif

@@ -69,7 +69,9 @@ int nfs_buffer_take(struct nfs_buffer *buffer, const char *bytes, const char *fl
     buffer->size = size;
     buffer->fresh = 0;
     for (size_t at = 0; at < size; at++) {
-        buffer->flags[at] = (unsigned char)flags[at] & (KNOWN | FRESH | BREAK | REFUSED);
+        /* What was never written cannot be new, nor anything else. */
+        buffer->flags[at] =
+            flags[at] & KNOWN ? (unsigned char)flags[at] & (KNOWN | FRESH | BREAK | REFUSED) : 0;
         buffer->fresh += (buffer->flags[at] & FRESH) != 0;
         if (buffer->flags[at] & FRESH && at < buffer->cursor)
             buffer->cursor = at;

@@ -233,7 +233,8 @@ static void reply_attr(const struct nfs_request *request, const struct node *nod
 
 static void reply_open(struct nfs_request *request, const struct node *node)
 {
-    int error = handle_open(node, &request->info, true);
+    uid_t uid = fuse_req_ctx(request->parked.request)->uid;
+    int error = handle_open(node, &request->info, uid, true);
     if (error)
         fuse_reply_err(request->parked.request, error);
     else if (fuse_reply_open(request->parked.request, &request->info) < 0)

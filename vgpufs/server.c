@@ -35,6 +35,14 @@ struct vm *server_find_vm(struct server *server, unsigned id)
     return id <= CONFIG_MAX_VM_ID ? atomic_load(&server->vm_by_id[id]) : NULL;
 }
 
+struct vm *server_vm_of(struct server *server, uid_t uid)
+{
+    struct vm *vm = uid == server->root_uid ? NULL : atomic_load(&server->vms);
+    while (vm && atomic_load(&vm->uid) != uid)
+        vm = atomic_load(&vm->next);
+    return vm;
+}
+
 struct pool *server_find_pool(struct server *server, const char *name)
 {
     int index = config_find_pool(server->config, name);
@@ -58,12 +66,25 @@ struct saved_vms {
     struct state_vm *rows; /* CONFIG_MAX_VM_ID + 1; id 0: no row */
 };
 
+/* number_checked: from where to count on. What has a number already is skipped later. */
+static uint64_t number_checked(const struct state_vm *row, const char *what, uint64_t next)
+{
+    if (next >= 1 && next <= STATE_MAX_NUMBER)
+        return next;
+    log_error("vm%u: the state says that the next number of its %s is %" PRIu64
+              ": it is damaged, counting goes on behind those that are there",
+              row->id, what, next);
+    return 1;
+}
+
 static void note_saved(void *context, const struct state_vm *row)
 {
     struct saved_vms *saved = context;
     if (row->id == 0 || row->id > CONFIG_MAX_VM_ID)
         return;
     saved->rows[row->id] = *row;
+    saved->rows[row->id].next_job = number_checked(row, "jobs", row->next_job);
+    saved->rows[row->id].next_file = number_checked(row, "files", row->next_file);
     saved->rows[row->id].identity = row->identity ? strdup(row->identity) : NULL;
     saved->rows[row->id].rejection = row->rejection ? strdup(row->rejection) : NULL;
     saved->rows[row->id].request_error = row->request_error ? strdup(row->request_error) : NULL;
@@ -229,28 +250,28 @@ static void durability_take(struct server *server, const struct config *config)
     atomic_store(&server->max_reruns, config->max_reruns);
 }
 
-int server_start(struct server *server, const struct config *config,
-                 const struct session_options *options, struct text *error)
+/* server_init sets what needs nothing else. -1 without memory. */
+static int server_init(struct server *server, const struct config *config, bool mount_is_roots)
 {
     *server = (struct server){
         .config = config,
         .catalogue = {.workloads = workload_catalogue, .count = workload_catalogue_size},
         .stop_timeout_ms = config->stop_timeout_ms,
         .started_us = clock_now_us(),
-        .root_uid = options->mount_socket ? 0 : geteuid(), /* the mount is root's then */
-        .root_gid = options->mount_socket ? 0 : getegid(),
+        .root_uid = mount_is_roots ? 0 : geteuid(),
+        .root_gid = mount_is_roots ? 0 : getegid(),
         .vm_by_id = calloc(CONFIG_MAX_VM_ID + 1, sizeof(*server->vm_by_id)),
     };
     nfs_lines_init(&server->nfs_lines);
     nfs_views_init(&server->nfs_views);
     atomic_store(&server->log_jobs, config->log_jobs);
     atomic_store(&server->stats_mode, config->stats_mode);
-    if (!server->vm_by_id) {
-        text_puts(error, "no memory");
-        return -1;
-    }
-    if (options->take_over && session_take_over(config->mountpoint, options, error) < 0)
-        return -1;
+    return server->vm_by_id ? 0 : -1;
+}
+
+/* state_take opens what is kept in state_dir, which from then on is ours. */
+static int state_take(struct server *server, const struct config *config, struct text *error)
+{
     server->state = state_open(config->state_dir, error);
     if (!server->state)
         return -1;
@@ -260,7 +281,30 @@ int server_start(struct server *server, const struct config *config,
         log_warning("draining, as before: 'vgpuctl resume' lets jobs be accepted");
     }
     server->running = running_open(config->state_dir, error);
-    if (!server->running)
+    return server->running ? 0 : -1;
+}
+
+int server_restore(struct server *server, const struct config *config, struct text *error)
+{
+    if (server_init(server, config, false) < 0) {
+        text_puts(error, "no memory");
+        return -1;
+    }
+    if (state_take(server, config, error) < 0 || pools_create(server, error) < 0)
+        return -1;
+    return vms_create(server, error);
+}
+
+int server_start(struct server *server, const struct config *config,
+                 const struct session_options *options, struct text *error)
+{
+    if (server_init(server, config, options->mount_socket != NULL) < 0) {
+        text_puts(error, "no memory");
+        return -1;
+    }
+    if (options->take_over && session_take_over(config->mountpoint, options, error) < 0)
+        return -1;
+    if (state_take(server, config, error) < 0)
         return -1;
     if (!options->mount_socket && session_prepare(config->mountpoint, error) < 0)
         return -1;

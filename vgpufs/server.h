@@ -69,6 +69,9 @@ struct server {
  */
 int server_start(struct server *server, const struct config *config,
                  const struct session_options *options, struct text *error);
+/* server_restore is the part of it that needs no mount and no executor: VMs and pools with all that
+ * the state had, and nothing that runs. For tests; server_stop ends it too. */
+int server_restore(struct server *server, const struct config *config, struct text *error);
 /*
  * server_stop ends all in order: running jobs get stop_timeout (or less: until `signals` can be
  * read), then the mount and the executors go. What is queued stays in the state. A mount of
@@ -83,6 +86,8 @@ void server_expire(struct server *server);
 
 /* server_find_vm returns NULL if there is no such VM. */
 struct vm *server_find_vm(struct server *server, unsigned id);
+/* server_vm_of returns a VM that has this uid, or NULL: it is the administrator's, or no VM's. */
+struct vm *server_vm_of(struct server *server, uid_t uid);
 /* server_find_pool returns NULL if there is no such pool. */
 struct pool *server_find_pool(struct server *server, const char *name);
 

@@ -16,10 +16,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* What guests may have the writer keep in memory while the disk refuses, and while it is slow. */
-#define MOST_REFUSED 16384
-#define MOST_WAITING 1000000
-/* What one VM may have it keep: from the first on its writers are slowed down, from the second on
+/* How many of its changes one VM may have the writer keep in memory while the disk refuses. */
+#define MOST_REFUSED 1024
+/* And how much of it at any time: from the first on its writers are slowed down, from the second on
  * its changes are refused. */
 #define CROWDED_BYTES   (UINT64_C(32) << 20)
 #define MOST_OWED_BYTES (UINT64_C(128) << 20)
@@ -77,7 +76,6 @@ state_ticket change_ask(struct state *state, struct change *first, struct change
     if (first) {
         *state->last = first;
         state->last = &last->next;
-        state->waiting += count;
         state->haste = haste > state->haste ? haste : state->haste;
         hurry(state, now + delay_us(state, haste));
     }
@@ -183,11 +181,8 @@ static int group_apply(struct state *state, struct group *group)
     struct change *stamp = change_stamp();
     /* SQLite leaves out the sync of a commit whose rows are as they were: then what was written
      * before it without a sync would be called durable and is not. */
-    bool marks = group->full && state->unsynced;
-    struct change *mark = marks ? change_mark() : NULL;
-    int failed = stamp && (mark || !marks) ? 0 : -1;
-    if (!failed)
-        failed = database_sync(state, group->full);
+    struct change *mark = group->full && state->unsynced ? change_mark() : NULL;
+    int failed = database_sync(state, group->full);
     if (!failed)
         failed = log_renew(state);
     if (!failed)
@@ -302,15 +297,13 @@ static void *writer_run(void *argument)
         group_take(state, &group);
         pthread_mutex_unlock(&state->lock);
         int error = group_write(state, &group);
-        size_t written = 0;
         if (!error) {
             bytes_remove(state, group.first);
             changes_pay(state, group.first);
-            written = changes_free(group.first);
+            changes_free(group.first);
         }
         pthread_mutex_lock(&state->lock);
         state->failure = error;
-        state->waiting -= written;
         if (!error) {
             state->stored = group.ticket;
             state->durable = group.full ? group.ticket : state->durable;
@@ -469,7 +462,7 @@ bool state_is_silent(const struct state *state)
 
 bool state_is_crowded(struct state *state, unsigned vm)
 {
-    if (atomic_load(&state->owed[vm]) < CROWDED_BYTES)
+    if (atomic_load(&state->owed[vm].bytes) < CROWDED_BYTES)
         return false;
     pthread_mutex_lock(&state->lock);
     hurry(state, 0); /* however seldom groups are written otherwise */
@@ -479,12 +472,10 @@ bool state_is_crowded(struct state *state, unsigned vm)
 
 bool state_is_behind(struct state *state, unsigned vm)
 {
-    if (atomic_load(&state->owed[vm]) >= MOST_OWED_BYTES)
+    const struct owed *owed = &state->owed[vm];
+    if (atomic_load(&owed->bytes) >= MOST_OWED_BYTES)
         return true;
-    pthread_mutex_lock(&state->lock);
-    bool behind = state->waiting >= (state->failure ? MOST_REFUSED : MOST_WAITING);
-    pthread_mutex_unlock(&state->lock);
-    return behind;
+    return atomic_load(&owed->changes) >= MOST_REFUSED && state_is_failing(state);
 }
 
 bool state_is_failing(struct state *state)
@@ -609,7 +600,7 @@ static int threads_start(struct state *state, struct text *error)
 static struct state *state_make(void)
 {
     struct state *state = calloc(1, sizeof(*state));
-    _Atomic uint64_t *owed = calloc(CONFIG_MAX_VM_ID + 1, sizeof(*owed));
+    struct owed *owed = calloc(CONFIG_MAX_VM_ID + 1, sizeof(*owed));
     pthread_condattr_t monotonic;
     if (!state || !owed) {
         free(state);

@@ -44,6 +44,9 @@ void state_close(struct state *state);
 /* The folder that holds data/<vm>/<number>, as a descriptor that lives as long as the state. */
 int state_data_dir(const struct state *state);
 
+/* No number of a job or a file is larger, so that there are always numbers behind it. */
+#define STATE_MAX_NUMBER (UINT64_C(1) << 39)
+
 /*
  * Reading, at the start. What was asked for and is not written yet is not seen. The callbacks may
  * ask, but neither load nor wait; their strings are theirs only.
@@ -114,8 +117,7 @@ struct state_batch {
     struct change *first, *last;
     size_t count;
 };
-/* state_batch_add: -1 without memory. */
-int state_batch_add(struct state_batch *batch, const struct state_job *job);
+void state_batch_add(struct state_batch *batch, const struct state_job *job);
 state_ticket state_put_batch(struct state *state, struct state_batch *batch);
 void state_batch_drop(struct state_batch *batch);
 /* A job that has no command yet. */

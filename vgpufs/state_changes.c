@@ -119,7 +119,11 @@ static struct value text_value(const char *text)
     return text ? (struct value){VALUE_BYTES, strlen(text), text} : (struct value){0};
 }
 
-/* change_make copies the values' bytes. NULL without memory, and logged. */
+/*
+ * change_make copies the values' bytes. Without memory the daemon ends: to go on would be to
+ * promise what the state will never have, or to run again what has a result already. What it has is
+ * whole, and the next daemon goes on from there, as after kill -9.
+ */
 static struct change *change_make(enum operation operation, const struct value *values,
                                   unsigned count, struct blob *blob)
 {
@@ -128,8 +132,9 @@ static struct change *change_make(enum operation operation, const struct value *
         size += values[i].kind == VALUE_BYTES ? values[i].number : 0;
     struct change *change = malloc(size);
     if (!change) {
-        log_error("state: no memory: a change is lost");
-        return NULL;
+        log_error("state: no memory for a change of %zu bytes: ending, so that nothing is lost",
+                  size);
+        abort();
     }
     *change = (struct change){.operation = (uint16_t)operation,
                               .count = (uint16_t)count,
@@ -157,14 +162,18 @@ struct change *change_stamp(void)
 
 void changes_owe(struct state *state, const struct change *first)
 {
-    for (; first; first = first->next)
-        atomic_fetch_add(&state->owed[first->vm], first->bytes);
+    for (; first; first = first->next) {
+        atomic_fetch_add(&state->owed[first->vm].bytes, first->bytes);
+        atomic_fetch_add(&state->owed[first->vm].changes, 1);
+    }
 }
 
 void changes_pay(struct state *state, const struct change *first)
 {
-    for (; first; first = first->next)
-        atomic_fetch_sub(&state->owed[first->vm], first->bytes);
+    for (; first; first = first->next) {
+        atomic_fetch_sub(&state->owed[first->vm].bytes, first->bytes);
+        atomic_fetch_sub(&state->owed[first->vm].changes, 1);
+    }
 }
 
 struct change *change_mark(void)
@@ -172,15 +181,13 @@ struct change *change_mark(void)
     return change_make(PUT_MARK, NULL, 0, NULL);
 }
 
-size_t changes_free(struct change *first)
+void changes_free(struct change *first)
 {
-    size_t count = 0;
-    for (struct change *next; first; first = next, count++) {
+    for (struct change *next; first; first = next) {
         next = first->next;
         blob_unref(first->blob);
         free(first);
     }
-    return count;
 }
 
 #define COUNT(values) (sizeof(values) / sizeof((values)[0]))
@@ -261,15 +268,12 @@ static struct change *job_change(const struct state_job *job)
     return change_make(PUT_JOB, values, COUNT(values), NULL);
 }
 
-int state_batch_add(struct state_batch *batch, const struct state_job *job)
+void state_batch_add(struct state_batch *batch, const struct state_job *job)
 {
     struct change *change = job_change(job);
-    if (!change)
-        return -1;
     *(batch->last ? &batch->last->next : &batch->first) = change;
     batch->last = change;
     batch->count++;
-    return 0;
 }
 
 state_ticket state_put_batch(struct state *state, struct state_batch *batch)
@@ -328,13 +332,11 @@ state_ticket state_end_job(struct state *state, unsigned vm, uint64_t number, un
     struct value values[] = {id, number_value(end), number_value(kept_at_us),
                              number_value(result->size)};
     struct change *last = change_make(END_JOB, values, COUNT(values), own_row ? NULL : result);
-    struct change *first = own_row ? change_make(PUT_RESULT, &id, 1, result) : last;
-    if (own_row && first && last)
-        first->next = last;
-    if (first && last)
-        return change_ask(state, first, last, own_row ? 2 : 1);
-    changes_free(first ? first : last);
-    return change_ask(state, NULL, NULL, 1);
+    if (!own_row)
+        return change_ask(state, last, last, 1);
+    struct change *first = change_make(PUT_RESULT, &id, 1, result);
+    first->next = last;
+    return change_ask(state, first, last, 2);
 }
 
 state_ticket state_read_job(struct state *state, unsigned vm, uint64_t number, uint64_t kept_at_us)

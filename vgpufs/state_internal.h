@@ -70,6 +70,11 @@ struct change {
     uint64_t numbers[];    /* the values, or how many bytes; behind all of them the bytes */
 };
 
+/* What was asked for and is not stored. */
+struct owed {
+    _Atomic uint64_t bytes, changes;
+};
+
 struct reserve {
     pthread_mutex_t lock; /* guards all below */
     int file;             /* -1: it cannot be made */
@@ -94,7 +99,7 @@ struct state {
     sqlite3 *reader;
     sqlite3_stmt *read_result;
     int lock_fd, data_dir;
-    _Atomic uint64_t *owed; /* by VM: bytes of changes that were asked for and are not stored */
+    struct owed *owed; /* by VM */
     struct reserve reserve;
     pthread_t writer, announcer;
     bool has_writer, has_announcer;
@@ -111,7 +116,6 @@ struct state {
     state_ticket durable; /* on the disk */
     state_ticket wanted;  /* what somebody waits for to be on the disk */
     int failure;          /* errno of the last attempt to write, 0 if it succeeded */
-    size_t waiting;       /* changes that were asked for and are not stored */
     struct state_waiter *waiters;
     unsigned telling; /* threads that tell waiters, without the lock */
     bool stopping, giving_up;
@@ -120,7 +124,7 @@ struct state {
 /* Changes (state_changes.c). change_apply: 0, or -1 and the database knows why. */
 enum haste operation_haste(enum operation operation);
 const char *operation_sql(enum operation operation);
-/* change_ask queues a list of changes, which it owns from then on; NULL: there was no memory. */
+/* change_ask queues a list of changes, which it owns from then on; NULL: there are none. */
 state_ticket change_ask(struct state *state, struct change *first, struct change *last,
                         size_t count);
 int change_apply(struct state *state, const struct change *change);
@@ -130,8 +134,7 @@ void changes_owe(struct state *state, const struct change *first);
 void changes_pay(struct state *state, const struct change *first);
 /* change_mark changes a row, whatever else does: a commit that changes nothing syncs nothing. */
 struct change *change_mark(void);
-/* changes_free returns how many there were. */
-size_t changes_free(struct change *first);
+void changes_free(struct change *first);
 void bytes_remove(const struct state *state, const struct change *group);
 
 /* The database (state_database.c). */

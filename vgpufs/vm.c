@@ -190,6 +190,22 @@ int vm_lock_numbers(struct vm *vm, uint64_t count)
     return 0;
 }
 
+void vm_numbers_skip(struct vm *vm, uint64_t number)
+{
+    if (number < vm->next_job)
+        return;
+    vm->next_job = number + 1;
+    if (vm->reserved_job < vm->next_job)
+        vm->reserved_job = vm->next_job;
+    if (vm->asked_job >= vm->next_job)
+        return;
+    log_error("vm%u: the state has job %" PRIu64 ", and calls its number unused: counting goes on "
+              "behind it",
+              vm->id, number);
+    vm->asked_job = vm->next_job;
+    numbers_ask(vm, 0);
+}
+
 int vm_numbers_ready(struct vm *vm)
 {
     int error = vm_lock_numbers(vm, 1);
@@ -362,7 +378,7 @@ int vm_reject(struct vm *vm, enum submit_via via, struct job *target, int number
         target->result = blob_from_text(&content);
         target->result_bytes = target->result ? target->result->size : 0;
         target->changed = clock_change();
-        if (target->result && target->journaled)
+        if (target->result && target->journaled && !state_is_behind(vm->server->state, vm->id))
             state_end_job(vm->server->state, vm->id, target->number, JOB_NEW, 0, target->result);
     }
     blank_header(vm, NULL, "rejected", text, &content);

@@ -19,6 +19,9 @@
  * cannot be written, and then it is not locked.
  */
 int vm_lock_numbers(struct vm *vm, uint64_t count);
+/* vm_numbers_skip: that number is a job's, so none up to it is given to another, whatever the state
+ * says. The VM is locked. */
+void vm_numbers_skip(struct vm *vm, uint64_t number);
 
 struct job *vm_tag_lookup(struct vm *vm, const char *tag);
 

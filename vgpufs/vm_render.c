@@ -165,9 +165,10 @@ static void render_ended(const struct job *job, const struct blob *result, struc
         const char *output = header_end ? header_end + 1 : result->data + result->size;
         size_t size = (size_t)(result->data + result->size - output);
         const char *end = memchr(output, '\n', size);
+        size = end ? (size_t)(end - output) : size;
         text_puts(text, "1:");
         if (size)
-            text_escape(text, output, end ? (size_t)(end - output) : size, 1024);
+            text_escape(text, output, size, 1024);
         else
             text_puts(text, "done");
         return;
@@ -176,10 +177,10 @@ static void render_ended(const struct job *job, const struct blob *result, struc
     static const char key[] = " error=\"";
     size_t header_size = header_end ? (size_t)(header_end - result->data) : result->size;
     const char *error = memmem(result->data, header_size, key, sizeof(key) - 1);
-    if (error) {
-        error += sizeof(key) - 1;
+    size_t start = error ? (size_t)(error - result->data) + sizeof(key) - 1 : header_size;
+    if (start < header_size) { /* the last byte is the closing quote */
         text_puts(text, ": ");
-        text_append(text, error, (size_t)(result->data + header_size - 1 - error));
+        text_append(text, result->data + start, header_size - 1 - start);
     }
 }
 

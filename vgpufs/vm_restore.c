@@ -27,10 +27,11 @@ static struct job *job_of(struct vm *vm, const struct state_job *saved)
     job_set_number(job, saved->number);
     job->journaled = true;
     job->forgotten = saved->hidden;
-    job->legacy = saved->legacy;
+    job->legacy = saved->legacy && saved->line; /* a request always is a line */
     job->read = saved->read;
     job->entry = saved->entry;
-    job->result_bytes = saved->result_size;
+    bool pending = saved->state == JOB_QUEUED || saved->state == JOB_RUNNING;
+    job->result_bytes = pending ? 0 : saved->result_size;
     job->queue.priority = (uint8_t)(saved->priority < QUEUE_PRIORITIES ? saved->priority : 0);
     job->queue.sequence = saved->sequence;
     job->queue.queued_us = clock_from_real_us(saved->queued_at_us);
@@ -150,14 +151,26 @@ static void go_on(struct vm *vm, struct job *job, const struct state_job *saved)
         fail_restored(job, JOB_FAILED, error);
 }
 
+/* is_sound: can there be such a job at all? */
+static bool is_sound(const struct state_job *saved)
+{
+    char own[24];
+    snprintf(own, sizeof(own), "%" PRIu64, saved->number);
+    return saved->number >= 1 && saved->number <= STATE_MAX_NUMBER && saved->state <= JOB_TIMEOUT &&
+           (saved->state == JOB_NEW) == !saved->line && (!saved->line || saved->pool) &&
+           (saved->state < JOB_DONE || saved->result_size) && /* or its readers would wait */
+           (command_tag_is_valid(saved->tag) || strcmp(saved->tag, own) == 0);
+}
+
 void vm_restore(struct vm *vm, const struct state_job *saved)
 {
     KILL_POINT("restoring");
     bool ended = saved->state >= JOB_DONE, fresh = saved->state == JOB_NEW;
-    bool sound = saved->state <= JOB_TIMEOUT && (fresh || (saved->pool && saved->line)) &&
-                 strlen(saved->tag) <= COMMAND_MAX_TAG;
     pthread_mutex_lock(&vm->lock);
-    struct job *job = sound && !vm_tag_lookup(vm, saved->tag) ? job_of(vm, saved) : NULL;
+    bool sound = is_sound(saved) && !vm_tag_lookup(vm, saved->tag);
+    struct job *job = sound ? job_of(vm, saved) : NULL;
+    if (job)
+        vm_numbers_skip(vm, job->number);
     if (job)
         entry_restore(vm, job_ref(job)); /* the reference is ours */
     if (job && ended) {

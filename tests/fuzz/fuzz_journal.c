@@ -3,56 +3,26 @@
  * loaded, refused with words, or set aside. The first byte of the input chooses: even, the rest is
  * the file; odd, the rest is cut into values, which are written into rows.
  */
-#include "common/log.h"
+#include "folder.h"
 #include "fuzz.h"
 #include "state.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <sqlite3.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #define MOST_RESULTS 32
 
-static char folder[64];
-
-/* folder_empty removes what is in a folder, and in those that are in it. */
-static void folder_empty(int at, const char *name)
-{
-    int file = openat(at, name, O_RDONLY | O_DIRECTORY);
-    DIR *directory = file < 0 ? NULL : fdopendir(file);
-    if (!directory)
-        return;
-    for (struct dirent *entry; (entry = readdir(directory));) {
-        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
-            continue;
-        if (unlinkat(dirfd(directory), entry->d_name, 0) == 0)
-            continue;
-        folder_empty(dirfd(directory), entry->d_name);
-        unlinkat(dirfd(directory), entry->d_name, AT_REMOVEDIR);
-    }
-    closedir(directory);
-}
-
-static void clean_up(void)
-{
-    folder_empty(AT_FDCWD, folder);
-    rmdir(folder);
-}
+static const char *folder;
 
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
     (void)argc;
     (void)argv;
-    strcpy(folder, access("/dev/shm", W_OK) == 0 ? "/dev/shm/fuzz-journal-XXXXXX"
-                                                 : "/tmp/fuzz-journal-XXXXXX");
-    CHECK(mkdtemp(folder));
-    atexit(clean_up);
-    log_set_level(LOG_LEVEL_ERROR);
+    folder = folder_make();
     return 0;
 }
 
@@ -229,7 +199,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     char path[96];
     if (size < 2)
         return 0;
-    folder_empty(AT_FDCWD, folder);
+    folder_clear();
     snprintf(path, sizeof(path), "%s/state.db", folder);
     if (data[0] & 1) {
         struct input input = {data + 1, size - 1};

@@ -3,6 +3,7 @@ waiting. What one VM may cost in all is in test_limits.py; lines and names that 
 test_submit.py and test_data.py; other VMs' handles in test_tree.py."""
 import contextlib
 import errno
+import functools
 import os
 import sqlite3
 import threading
@@ -10,7 +11,8 @@ import time
 
 import pytest
 
-from harness import BUILD, FACTOR, HERE, Background, Vgpufs, errno_of, read_fd, read_file, wait_until
+from harness import (BUILD, FACTOR, HERE, Background, Vgpufs, errno_of, read_fd, read_file, run,
+                     wait_until, write_file)
 from nfs_server import NfsServer
 from test_limits import many_descriptors, memory_bounded
 
@@ -49,6 +51,27 @@ def test_open_files_are_bounded(vgpufs, name):
     wait_until(lambda: errno_of(read_file, vm.dir / "status") is None, what="room again")
     wait_until(lambda: limits(vm)["open"] == 1, what="none open but this one")
     assert vm.run("NOP").header["status"] == "done"
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("name", ["", "stats", "metrics"])
+def test_what_a_vm_opens_in_the_root_counts(vgpufs, name):
+    """Each is a copy of what all VMs have: the VM's that asks for it, and nobody else's."""
+    daemon = vgpufs({"vm 1": {"max_open": "40"}})
+    vm = daemon.vm(1)
+    uid = os.stat(vm.dir).st_uid
+    script = ("import os, sys; fds = []\n"
+              "try:\n"
+              "    while len(fds) < 100: fds.append(os.open(sys.argv[1], os.O_RDONLY))\n"
+              "except OSError as error: print(len(fds), error.errno)")
+    status, out, error = run("setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups",
+                             "/usr/bin/python3", "-c", script, daemon.path(name))
+    assert status == 0, error
+    count, number = map(int, out.split())
+    assert number == errno.EDQUOT and 30 <= count < 40
+    assert vm.status()["last_error"]["text"] == "max_open files are open"
+    with many_descriptors() as fds: # the host's own do not count
+        assert open_until_refused(fds, daemon.path(name), os.O_RDONLY, 100) is None
 
 
 def test_a_flood_of_listings(vgpufs):
@@ -103,6 +126,7 @@ def test_open_results(vgpufs):
 def test_results_for_an_nfs_server(vgpufs, tmp_path):
     """What it was told a result holds stays readable; for a few of them in memory."""
     daemon, vm = large_results(vgpufs, COUNT, {})
+    daemon.restart() # what it has had in memory before would be used again
     server = NfsServer(tmp_path)
     try:
         with memory_bounded(daemon, 40):
@@ -211,6 +235,133 @@ if FACTOR != 1: # a library cannot be loaded in front of a sanitizer's
     del test_a_listing_takes_long, test_names_are_copied_once
 
 
+# --- names, bytes and numbers --------------------------------------------------------------------
+
+def test_names_in_data_are_bounded(vgpufs):
+    daemon = vgpufs({"vm 1": {"max_data_files": "20"}})
+    vm, other = daemon.vm(1), daemon.vm(2)
+    for i in range(20):
+        vm.write_data(f"x{i}", b"")
+    assert errno_of(vm.write_data, "one more", b"") == "EDQUOT"
+    assert limits(vm)["data_files"] == limits(vm)["max_data_files"] == 20
+    other.write_data("x", b"")
+    os.rename(vm.data / "x0", vm.data / "x1")
+    vm.write_data("one more", b"")
+    assert errno_of(vm.write_data, "another", b"") == "EDQUOT"
+
+
+def test_a_line_without_end(vgpufs):
+    """It is refused when it is too long, not when it ends; all that came with it too."""
+    vm = vgpufs().vm(1)
+    for first in (b"", b"NOP\n"):
+        fd = os.open(vm.dir / "submit", os.O_WRONLY)
+        try:
+            assert errno_of(os.write, fd, first + b"x" * 4096) == "EFBIG"
+            assert os.write(fd, b"NOP ") == 4
+            assert errno_of(os.write, fd, b"x" * 4092) == "EFBIG"
+            assert os.write(fd, b"NOP ") == 4
+        finally:
+            os.close(fd)
+        assert vm.status()["last_error"]["errno"] == "EFBIG"
+    assert vm.jobs() == {"1", "2"}, "the two that close() completed"
+
+
+TAG_BYTES = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-"
+
+
+def test_every_byte(vgpufs):
+    """In a line, a tag and a name: it is taken as what the contract says, or refused; and what is
+    told of it stays one record."""
+    daemon = vgpufs({"vm 1": {"max_queued": "300", "max_data_files": "300"}})
+    daemon.ctl("hold A")
+    vm = daemon.vm(1)
+    jobs, files = set(), set()
+    for value in range(256):
+        byte = bytes([value])
+        # A newline ends the line, a blank the value: what is left is one of another tag.
+        tag = b"t" + (b"" if value in b"\t\n " else byte) + b"%d" % value
+        line = b"NOP tag=" + tag + b"\n"
+        expected = None if value in TAG_BYTES + b"\t\n " else "EINVAL"
+        assert errno_of(write_file, vm.dir / "submit", line) == expected, byte
+        assert errno_of(write_file, vm.dir / "submit", byte + b"OP\n") == (
+            "EINVAL" if value not in b"#N" else None), byte
+        jobs |= set() if expected else {tag.decode()}
+        assert vm.status()["newest"]["state"] in ("queued", "rejected")
+        if value in b"\0/":
+            continue
+        tree = os.fsencode(vm.dir)
+        expected = None if value in TAG_BYTES else "EINVAL"
+        assert errno_of(os.mkdir, tree + b"/jobs/m" + byte) == expected, byte
+        jobs |= set() if expected else {"m" + byte.decode()}
+        with open(tree + b"/data/m" + byte, "wb"):
+            pass
+        files.add(b"m" + byte)
+    assert {name for name in vm.jobs() if not name.isdigit()} == jobs
+    assert set(os.listdir(os.fsencode(vm.data))) == files
+    assert int(vm.status()["vm 1"]["queued"]) == len(jobs) - len(TAG_BYTES) + 1, "NOP, once"
+    assert len(daemon.queue()) == len(jobs) - len(TAG_BYTES) + 1
+
+
+BEYOND = [str(number) for number in (2**31, 2**32, 2**32 + 1, 2**40, 2**63, 2**64 - 1, 2**64,
+                                     2**64 + 1, 10**40)]
+
+
+def test_numbers_at_their_bounds(vgpufs):
+    """None wraps round to one that is allowed."""
+    daemon = vgpufs()
+    vm = daemon.vm(1)
+    daemon.ctl("hold A")
+    vm.submit("NOP")
+    for line in ["SLEEP ms={}", "NBODY n={}", "NOP timeout={}", "NOP deadline={}",
+                 "A:{}:1:NOP", "A:1:{}:NOP"]:
+        for number in ["", "-1", "+1", " ", "1x", "0x1", "-0", *BEYOND]:
+            assert errno_of(vm.submit, line.format(number)) in ("EINVAL", "EACCES"), (line, number)
+    for line in ["NOP timeout=0", "NOP deadline=0", "NBODY n=0", "A:3:1:NOP", "A:1:0:NOP"]:
+        assert errno_of(vm.submit, line) in ("EINVAL", "EACCES"), line
+    for number in ["0", "01", "1 ", "-1", "+1", *BEYOND]:
+        assert errno_of(os.stat, vm.job(number)) == "ENOENT", number
+        assert errno_of(os.rmdir, vm.job(number)) == "ENOENT", number
+        if number.strip() == number:
+            assert errno_of(vm.ctl, f"cancel {number}") == "EINVAL", number
+        assert errno_of(write_file, vm.dir / "identity", f"A:1:{number}x\n") == "EINVAL", number
+    for number in BEYOND:
+        assert errno_of(write_file, vm.dir / "identity", f"A:{number}:1\n") == "EINVAL"
+        assert errno_of(write_file, vm.dir / "identity", f"A:1:{number}\n") in ("EINVAL", "EACCES")
+        assert errno_of(os.stat, daemon.path(f"vm{number}")) == "ENOENT"
+    for size in [2**31, 2**40, 2**62, 2**63 - 1]:
+        vm.write_data("x", b"")
+        assert errno_of(os.truncate, vm.data / "x", size) in ("EDQUOT", "EFBIG"), size
+        fd = os.open(vm.data / "x", os.O_WRONLY)
+        assert errno_of(os.pwrite, fd, b"x", size - 1) in ("EDQUOT", "EFBIG"), size
+        os.close(fd)
+    assert limits(vm)["data_bytes"] == 0
+    assert vm.jobs() == {"1"} and len(daemon.queue()) == 1
+
+
+def test_identity_changes_while_jobs_are_queued(vgpufs):
+    """A job stays where it was queued, and another VM's in its place."""
+    daemon = vgpufs({"vm 1": {"max_queued": "100"}})
+    vm, other = daemon.vm(1), daemon.vm(2)
+    daemon.ctl("hold A"), daemon.ctl("hold B")
+    other.submit("A:1:2:NOP tag=first")
+    expected = []
+    for i in range(60):
+        pool, priority = "AB"[i % 2], str(i % 3)
+        write_file(vm.dir / "identity", f"{pool}:{priority}:1\n")
+        vm.submit(f"NOP tag=t{i}")
+        expected.append((f"t{i}", pool, priority))
+    write_file(vm.dir / "identity", "B:0:1\n")
+    listed = [(line.tag, line.pool, line.priority) for line in daemon.queue() if line.vm == "vm1"]
+    assert sorted(listed) == sorted(expected)
+    order = [line.tag for line in daemon.queue() if line.pool == "A" and line.priority == "1"]
+    assert order[0] == "first"
+    daemon.ctl("release A"), daemon.ctl("release B")
+    for tag, pool, priority in expected:
+        header = vm.job_result(tag).header
+        assert (header["status"], header["pool"], header["priority"]) == ("done", pool, priority)
+    assert other.job_result("first").header["status"] == "done"
+
+
 # --- more than the disk can take -----------------------------------------------------------------
 
 @contextlib.contextmanager
@@ -278,6 +429,9 @@ def assert_end_well(floods):
         assert flood.error is None
 
 
+GREEDY = range(3, 15)
+
+
 class Canceller:
     """Submits the most that may be queued and cancels it: there is room again, and what was
     submitted is still to be written."""
@@ -309,17 +463,18 @@ def assert_served(vm):
 @pytest.mark.limit(120)
 def test_who_uses_up_its_numbers_waits(vgpufs):
     """Job numbers are reserved on the disk; while it is slow, a VM that has used them up waits for
-    more of them, and nobody else."""
+    more of them, and nobody else. The kernel lets one writer of a file through at a time, so it
+    takes several VMs to keep all threads busy."""
     def attempt(daemon):
         daemon.ctl("hold A")
         other = daemon.vm(2)
         other.write_data("first", b"") # this reserves the numbers of its files
         threads = daemon.threads()
         with stuck_database(daemon):
-            floods = [Flood(Canceller(daemon.vm(1), "NOP")) for _ in range(24)]
-            wait_still(floods)
+            floods = [Flood(Canceller(daemon.vm(number), "NOP")) for number in GREEDY]
+            wait_still(floods, len(GREEDY))
             assert_served(other)
-            assert daemon.threads() <= threads + 1, "one thread waits for that VM"
+            assert daemon.threads() <= threads + len(GREEDY), "one thread waits for each of them"
         assert_end_well(floods)
         daemon.ctl("release A")
         assert other.job_result("served").header["status"] == "done"
@@ -331,11 +486,11 @@ def test_who_uses_up_its_numbers_waits(vgpufs):
 @pytest.mark.parametrize("what", ["jobs", "data"])
 def test_names_beyond_the_reserved_numbers(vgpufs, what):
     def attempt(daemon):
-        vm, other = daemon.vm(1), daemon.vm(2)
-        vm.write_data("first", b"")
-        other.write_data("first", b"")
+        vms, other = [daemon.vm(number) for number in GREEDY], daemon.vm(2)
+        for vm in [*vms, other]:
+            vm.write_data("first", b"")
 
-        def make(i):
+        def make(vm, i):
             name = vm.dir / what / f"t{i}-{threading.get_native_id()}"
             if what == "jobs":
                 os.mkdir(name)
@@ -345,11 +500,12 @@ def test_names_beyond_the_reserved_numbers(vgpufs, what):
                 os.unlink(name)
 
         with stuck_database(daemon):
-            floods = [Flood(make) for _ in range(24)]
-            wait_still(floods, 200)
+            floods = [Flood(functools.partial(make, vm)) for vm in vms]
+            wait_still(floods, 200 * len(vms))
             assert_served(other)
         assert_end_well(floods)
-        assert vm.jobs() == set() and set(os.listdir(vm.data)) == {"first"}
+        for vm in vms:
+            assert vm.jobs() == set() and set(os.listdir(vm.data)) == {"first"}
 
     with_stuck_database(vgpufs, attempt)
 

@@ -271,6 +271,21 @@ def test_handles_do_not_pass_the_directory(mount, vm):
 
 
 @pytest.mark.root
+def test_attributes_by_handle_are_the_owners(mount, vm):
+    """The kernel asks nobody's permission for the attributes of what is open by its handle, as an
+    NFS client's GETATTR has it: the daemon looks at the user itself."""
+    for path in (vm.dir / "submit", vm.dir / "jobs"):
+        fd = open_handle(mount, handle_of(path), os.O_PATH)
+        try:
+            size = os.fstat(fd).st_size
+            assert errno_of(in_child, lambda: os.fstat(fd).st_size, 20001) == "EACCES", path
+            uid = os.lstat(vm.dir).st_uid
+            assert in_child(lambda: os.fstat(fd).st_size, uid) == size
+        finally:
+            os.close(fd)
+
+
+@pytest.mark.root
 def test_the_owner_uses_all_of_it(mount, vm):
     """What root can do must not hide what the VM's own user cannot."""
     def session():
@@ -359,17 +374,21 @@ def test_stale_handles(mount, vm):
         assert errno_of(open_handle, mount, handle) == "ESTALE", path
 
 
-@pytest.mark.root
-@pytest.mark.parametrize("nodeid", [0, 2, 1 << 40, (1 << 63) + 12345, (1 << 64) - 1])
-def test_made_up_handles(mount, nodeid):
+def open_number(mount, nodeid):
+    """Opens what has that inode number, by a handle that was made up for it."""
     handle = handle_of(mount.path("stats"))
     # The kernel's fuse_encode_fh: nodeid high, nodeid low, generation (fs/fuse/inode.c).
     words = ctypes.cast(handle.bytes, ctypes.POINTER(ctypes.c_uint32))
-    real = (words[0] << 32) | words[1]
-    assert real != nodeid
+    assert (words[0] << 32) | words[1] == os.lstat(mount.path("stats")).st_ino != nodeid
     words[0], words[1] = nodeid >> 32, nodeid & 0xffffffff
+    return open_handle(mount, handle)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("nodeid", [0, 2, 1 << 40, (1 << 63) + 12345, (1 << 64) - 1])
+def test_made_up_handles(mount, nodeid):
     try:
-        fd = open_handle(mount, handle)
+        fd = open_number(mount, nodeid)
     except OSError as error:
         assert error.errno == 116  # ESTALE
     else:
@@ -377,3 +396,11 @@ def test_made_up_handles(mount, nodeid):
         inode = os.fstat(fd).st_ino
         os.close(fd)
         assert inode == nodeid
+
+
+@pytest.mark.root
+def test_numbers_beside_those_of_a_node(mount, vm):
+    """One node has one number: with one more in it, of a VM or a job, it is none."""
+    own, stats = os.lstat(vm.dir / "submit").st_ino, os.lstat(mount.path("stats")).st_ino
+    for nodeid in (own | 5, stats | 5, stats | vm.number << 40, own | 0xffff << 40):
+        assert errno_of(open_number, mount, nodeid) == "ESTALE", hex(nodeid)
