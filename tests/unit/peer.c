@@ -354,13 +354,23 @@ double seconds(void)
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-/* assert_cancels: the job that was begun ends soon after it is told so. */
+/* computed_seconds: of processors, by the peer. What else the machine does makes no difference. */
+static double computed_seconds(const struct peer *peer)
+{
+    clockid_t clock;
+    struct timespec used;
+    assert_int_equal(clock_getcpuclockid(peer->pid, &clock), 0);
+    assert_int_equal(clock_gettime(clock, &used), 0);
+    return (double)used.tv_sec + 1e-9 * (double)used.tv_nsec;
+}
+
+/* assert_cancels: the job that was begun computes little after it is told to end. */
 void assert_cancels(struct peer *peer)
 {
     job_send(peer);
     usleep(50000);
-    double start = seconds();
+    double start = computed_seconds(peer);
     peer_send_frame(peer, FRAME_CANCEL, peer->attempt, NULL, NULL);
     assert_string_equal(job_result(peer), "cancelled");
-    assert_true(seconds() - start < 5);
+    assert_true(computed_seconds(peer) - start < 5);
 }

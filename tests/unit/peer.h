@@ -74,7 +74,7 @@ void job_line(struct peer *peer, const char *line);
 const char *job_result(struct peer *peer);
 /* job_run sends the job that was begun and asserts its status and what the error says. */
 void job_run(struct peer *peer, const char *status, const char *error);
-/* assert_cancels: the job that was begun ends soon after it is told so. */
+/* assert_cancels: the job that was begun computes little after it is told to end. */
 void assert_cancels(struct peer *peer);
 
 /* What the last job printed: the number behind the key, as in " sum=". */
