@@ -1,6 +1,6 @@
 /*
- * What an open file is: shared by fs_handle.c and handle_save.c; nobody else
- * includes it.
+ * What an open file is: shared by fs_handle.c (opening and closing), handle_io.c (reading and
+ * writing) and handle_save.c; nobody else includes it.
  */
 #ifndef VGPUFS_FS_HANDLE_INTERNAL_H
 #define VGPUFS_FS_HANDLE_INTERNAL_H
