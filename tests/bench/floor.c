@@ -8,9 +8,13 @@
 #define FUSE_USE_VERSION 312
 
 #include <errno.h>
+#include <fcntl.h>
 #include <fuse3/fuse_lowlevel.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,12 +24,18 @@
 #define LONG_TIMEOUT 3600.0
 #define THREADS      4
 
-enum kind { ROOT, VM, SUBMIT, RESULT };
+enum kind { ROOT, VM, SUBMIT, RESULT, FILE_OF_ZEROS };
 
 /* A result of the size that a NOP's has. */
 static const char answer[] =
     "status=done job=123456 tag=123456 command=NOP pool=A priority=1 backend=cpu "
     "device=\"AMD EPYC Processor\" wait_us=38 run_us=41 bytes=0\n";
+
+/* As a data file of vgpufs is opened and remembered, and all of them have one size. */
+#define FILE_TIMEOUT 1.0
+#define MAX_READ     ((size_t)1 << 20)
+static _Atomic uint64_t file_size;
+static char zeros[MAX_READ];
 
 static unsigned vms;
 static struct timespec started;
@@ -42,17 +52,19 @@ static enum kind kind_of(fuse_ino_t ino)
 
 static double timeout_of(enum kind kind)
 {
-    return kind == ROOT ? LONG_TIMEOUT : 0;
+    return kind == ROOT ? LONG_TIMEOUT : kind == FILE_OF_ZEROS ? FILE_TIMEOUT : 0;
 }
 
 static void stat_of(fuse_ino_t ino, struct stat *stat)
 {
-    static const mode_t modes[] = {S_IFDIR | 0755, S_IFDIR | 0700, S_IFREG | 0200, S_IFREG | 0400};
+    static const mode_t modes[] = {S_IFDIR | 0755, S_IFDIR | 0700, S_IFREG | 0200, S_IFREG | 0400,
+                                   S_IFREG | 0600};
     enum kind kind = kind_of(ino);
     *stat = (struct stat){
         .st_ino = ino,
         .st_mode = modes[kind],
         .st_nlink = 1,
+        .st_size = kind == FILE_OF_ZEROS ? (off_t)atomic_load(&file_size) : 0,
         .st_uid = getuid(),
         .st_gid = getgid(),
         .st_ctim = started,
@@ -71,6 +83,8 @@ static void floor_lookup(fuse_req_t request, fuse_ino_t parent, const char *name
         entry.ino = ino_of(SUBMIT, vm);
     else if (kind_of(parent) == VM && strcmp(name, "result") == 0)
         entry.ino = ino_of(RESULT, vm);
+    else if (kind_of(parent) == VM && strcmp(name, "file") == 0)
+        entry.ino = ino_of(FILE_OF_ZEROS, vm);
     if (!entry.ino) {
         fuse_reply_err(request, ENOENT);
         return;
@@ -88,10 +102,19 @@ static void floor_getattr(fuse_req_t request, fuse_ino_t ino, struct fuse_file_i
     fuse_reply_attr(request, &stat, timeout_of(kind_of(ino)));
 }
 
+static void floor_setattr(fuse_req_t request, fuse_ino_t ino, struct stat *wanted, int to_set,
+                          struct fuse_file_info *info)
+{
+    if (to_set & FUSE_SET_ATTR_SIZE)
+        atomic_store(&file_size, (uint64_t)wanted->st_size);
+    floor_getattr(request, ino, info);
+}
+
 static void floor_open(fuse_req_t request, fuse_ino_t ino, struct fuse_file_info *info)
 {
-    (void)ino;
-    info->direct_io = 1;
+    bool is_file = kind_of(ino) == FILE_OF_ZEROS;
+    info->direct_io = !is_file || (info->flags & O_ACCMODE) == O_WRONLY;
+    info->keep_cache = is_file;
     fuse_reply_open(request, info);
 }
 
@@ -99,17 +122,21 @@ static void floor_read(fuse_req_t request, fuse_ino_t ino, size_t size, off_t of
                        struct fuse_file_info *info)
 {
     size_t whole = sizeof(answer) - 1, start = (size_t)offset < whole ? (size_t)offset : whole;
-    (void)ino;
     (void)info;
+    if (kind_of(ino) == FILE_OF_ZEROS) {
+        fuse_reply_buf(request, zeros, size < MAX_READ ? size : MAX_READ);
+        return;
+    }
     fuse_reply_buf(request, answer + start, size < whole - start ? size : whole - start);
 }
 
 static void floor_write_buf(fuse_req_t request, fuse_ino_t ino, struct fuse_bufvec *in,
                             off_t offset, struct fuse_file_info *info)
 {
-    (void)ino;
-    (void)offset;
+    uint64_t end = (uint64_t)offset + fuse_buf_size(in);
     (void)info;
+    if (kind_of(ino) == FILE_OF_ZEROS && atomic_load(&file_size) < end)
+        atomic_store(&file_size, end); /* one writer */
     fuse_reply_write(request, fuse_buf_size(in));
 }
 
@@ -130,6 +157,7 @@ static void floor_fsync(fuse_req_t request, fuse_ino_t ino, int data_only,
 static const struct fuse_lowlevel_ops operations = {
     .lookup = floor_lookup,
     .getattr = floor_getattr,
+    .setattr = floor_setattr,
     .open = floor_open,
     .read = floor_read,
     .write_buf = floor_write_buf,
