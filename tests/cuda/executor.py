@@ -1,5 +1,6 @@
 """Speaks to the real vgpu-executor as the daemon does (vgpufs-executor(7)), with the stand-in of the
 driver or without."""
+import array
 import os
 import re
 import socket
@@ -186,3 +187,18 @@ def clean(executor):
     assert account.unclear == 0
     assert account.sticky == 0
     return account
+
+
+# --- files of numbers ----------------------------------------------------------------------------
+
+def file_of(typecode, values):
+    file = tempfile.TemporaryFile()
+    file.write(array.array(typecode, values).tobytes())
+    file.flush()
+    return file
+
+
+def content(file, typecode):
+    found = array.array(typecode)
+    found.frombytes(os.pread(file.fileno(), 1 << 28, 0))
+    return found

@@ -11,26 +11,7 @@ import time
 import pytest
 
 from executor import (CANCEL, EXECUTOR, FACTOR, LEFT_NOTHING, LIBRARIES, SMALL, STANDIN, Executor,
-                      clean)
-
-
-def file_of(typecode, values):
-    file = tempfile.TemporaryFile()
-    file.write(array.array(typecode, values).tobytes())
-    file.flush()
-    return file
-
-
-def content(file, typecode):
-    found = array.array(typecode)
-    found.frombytes(os.pread(file.fileno(), 1 << 28, 0))
-    return found
-
-
-@pytest.fixture(scope="module")
-def cpu():
-    with Executor("--backend=cpu", library=None) as executor:
-        yield executor
+                      clean, content, file_of)
 
 
 # --- the same output as on the cpu ---------------------------------------------------------------

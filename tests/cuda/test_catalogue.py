@@ -1,13 +1,12 @@
 """The workloads on arrays, on the stand-in of the driver: the same output as the cpu's, around and
 beyond what lanes, parts and chunks hold; from files and made up; cancelled, failing, verified."""
 import array
-import os
 import random
 import tempfile
 
 import pytest
 
-from executor import CANCEL, PROGRESS, RESERVE, RESERVED, Executor, clean
+from executor import CANCEL, PROGRESS, RESERVE, RESERVED, Executor, clean, content, file_of
 
 PART = 16384
 # One more than two chunks of a staging that three, or fewer, arrays share.
@@ -34,37 +33,11 @@ each_workload = pytest.mark.parametrize("command,parameters,inputs,output", WORK
 each_type = pytest.mark.parametrize("dtype,typecode,roundoff", TYPES, ids=["f32", "f64"])
 
 
-@pytest.fixture(scope="module")
-def cpu():
-    with Executor("--backend=cpu", library=None) as executor:
-        yield executor
-
-
-@pytest.fixture
-def cuda():
-    with Executor() as executor:
-        yield executor
-        clean(executor)
-
-
 def numbers(typecode, count, seed):
     """Of many sizes and both signs."""
     chooser = random.Random(seed)
     some = [chooser.uniform(-1000, 1000) * 2.0**chooser.randint(-12, 0) for _ in range(4099)]
     return array.array(typecode, (some * (count // len(some) + 1))[:count])
-
-
-def file_of(values):
-    file = tempfile.TemporaryFile()
-    file.write(values.tobytes())
-    file.flush()
-    return file
-
-
-def content(file, typecode):
-    found = array.array(typecode)
-    found.frombytes(os.pread(file.fileno(), 1 << 28, 0))
-    return found
 
 
 def fields_of(result):
@@ -112,7 +85,7 @@ def test_files(cpu, command, parameters, inputs, output, dtype, typecode, roundo
     again, before it is there."""
     count = 2 * CHUNK[typecode] + PART + 7
     values = [numbers(typecode, count, seed) for seed in range(len(inputs))]
-    files = {name: file_of(each) for name, each in zip(inputs, values)}
+    files = {name: file_of(each.typecode, each) for name, each in zip(inputs, values)}
     with Executor(late_us=late_us) as cuda, tempfile.TemporaryFile() as out, \
             tempfile.TemporaryFile() as cpu_out:
         found = cuda.done(command, dtype=dtype, files={**files, **({output: out} if output else {})},
@@ -136,7 +109,7 @@ def test_files(cpu, command, parameters, inputs, output, dtype, typecode, roundo
 @each_workload
 def test_small_files(cpu, cuda, command, parameters, inputs, output):
     for count in (1, 17, PART, PART + 1):
-        files = {name: file_of(numbers("f", count, seed)) for seed, name in enumerate(inputs)}
+        files = {name: file_of("f", numbers("f", count, seed)) for seed, name in enumerate(inputs)}
         found, wanted = (executor.done(command, files=files, **parameters)
                          for executor in (cuda, cpu))
         if command != "SCAN":
@@ -145,7 +118,7 @@ def test_small_files(cpu, cuda, command, parameters, inputs, output):
 
 @each_workload
 def test_empty_files(cpu, cuda, command, parameters, inputs, output):
-    files = {name: file_of(array.array("f")) for name in inputs}
+    files = {name: file_of("f", []) for name in inputs}
     found, wanted = (executor.run(command, files=files, **parameters) for executor in (cuda, cpu))
     assert (found.status, found.error, found.answer) == (wanted.status, wanted.error, wanted.answer)
 
@@ -156,14 +129,14 @@ def test_infinities_and_nans(cpu, cuda, command, parameters, inputs, output):
     for special in (inf, -inf, nan, 3e38, -0.0):
         values = numbers("f", 100, 1)
         values[37] = special
-        files = {name: file_of(values) for name in inputs}
+        files = {name: file_of(values.typecode, values) for name in inputs}
         found, wanted = (executor.done(command, files=files, **parameters)
                          for executor in (cuda, cpu))
         assert fields_of(found) == fields_of(wanted), special
 
 
 def test_counts_are_written(cpu, cuda):
-    values = file_of(numbers("f", 3 * PART + 5, 2))
+    values = file_of("f", numbers("f", 3 * PART + 5, 2))
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as cpu_out:
         for executor, file in ((cuda, out), (cpu, cpu_out)):
             executor.done("HISTOGRAM", bins=777, low=-900, high=900, files={"a": values, "out": file})
@@ -180,7 +153,7 @@ def test_transposed(cpu, dtype, typecode, roundoff):
                 cpu.done("TRANSPOSE", **arguments).answer
             values = numbers(typecode, m * n, 3)
             with tempfile.TemporaryFile() as out:
-                cuda.done("TRANSPOSE", files={"a": file_of(values), "out": out}, **arguments)
+                cuda.done("TRANSPOSE", files={"a": file_of(values.typecode, values), "out": out}, **arguments)
                 found = content(out, typecode)
                 assert all(found[j * m + i] == values[i * n + j] for i in range(m) for j in range(n))
         clean(cuda)
@@ -188,7 +161,7 @@ def test_transposed(cpu, dtype, typecode, roundoff):
 
 def test_a_matrix_of_more_than_two_pieces(cpu):
     m, n = 1024, 2100
-    values = file_of(array.array("f", [index % 1021 for index in range(m * n)]))
+    values = file_of("f", [index % 1021 for index in range(m * n)])
     with Executor(late_us=20000) as cuda, tempfile.TemporaryFile() as out, \
             tempfile.TemporaryFile() as cpu_out:
         found = cuda.done("TRANSPOSE", m=m, n=n, files={"a": values, "out": out})

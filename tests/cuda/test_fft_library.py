@@ -19,12 +19,6 @@ TRANSFORMS = [(1, 5), (2, 3), (7, 2), (8, 1), (97, 2), (360, 3), (512, 2), (1000
 SMALL = {"n": 64, "batch": 3}
 
 
-@pytest.fixture(scope="module")
-def cpu():
-    with Executor("--backend=cpu", library=None) as executor:
-        yield executor
-
-
 def cufft(tmp_path, *options, **standin):
     return Executor("--backend=cuda", *options, library=LIBRARIES, exports=1,
                     cufft_log=tmp_path / "log", **standin)

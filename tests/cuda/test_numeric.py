@@ -1,15 +1,13 @@
 """SORT, FFT, CONV2D, BLACK_SCHOLES, NBODY, SHA256 and SANITY on the stand-in of the driver: the cpu's
 output within each one's bound, at the edges of tiles, groups and chunks; wrong results found; cancelled
 and failed jobs leave nothing behind."""
-import array
 import math
-import os
 import random
 import tempfile
 
 import pytest
 
-from executor import CANCEL, Executor, clean
+from executor import CANCEL, Executor, clean, content, file_of
 
 TYPES = [("f32", "f", 2**-24), ("f64", "d", 2**-53)]
 each_type = pytest.mark.parametrize("dtype,typecode,roundoff", TYPES, ids=["f32", "f64"])
@@ -27,36 +25,10 @@ each_job = pytest.mark.parametrize("command,arguments", JOBS, ids=NAMES)
 
 
 @pytest.fixture(scope="module")
-def cpu():
-    with Executor("--backend=cpu", library=None) as executor:
-        yield executor
-
-
-@pytest.fixture
-def cuda():
-    with Executor() as executor:
-        yield executor
-        clean(executor)
-
-
-@pytest.fixture(scope="module")
 def launches_at_start():
     """How many kernels try the device."""
     with Executor() as probe:
         return sum(clean(probe).launches.values())
-
-
-def file_of(typecode, values):
-    file = tempfile.TemporaryFile()
-    file.write(array.array(typecode, values).tobytes())
-    file.flush()
-    return file
-
-
-def content(file, typecode):
-    found = array.array(typecode)
-    found.frombytes(os.pread(file.fileno(), 1 << 28, 0))
-    return found
 
 
 def near(found, wanted, tolerance):

@@ -374,3 +374,13 @@ void assert_cancels(struct peer *peer)
     assert_string_equal(job_result(peer), "cancelled");
     assert_true(computed_seconds(peer) - start < 5);
 }
+
+void assert_lines_cancel(const char *const *lines, size_t count)
+{
+    struct peer peer = peer_greeted();
+    for (size_t i = 0; i < count; i++) {
+        job_line(&peer, lines[i]);
+        assert_cancels(&peer);
+    }
+    peer_finish(&peer, 0);
+}

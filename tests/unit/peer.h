@@ -76,6 +76,8 @@ const char *job_result(struct peer *peer);
 void job_run(struct peer *peer, const char *status, const char *error);
 /* assert_cancels: the job that was begun computes little after it is told to end. */
 void assert_cancels(struct peer *peer);
+/* assert_lines_cancel: so does each of these jobs of an executor of its own. */
+void assert_lines_cancel(const char *const *lines, size_t count);
 
 /* What the last job printed: the number behind the key, as in " sum=". */
 double output_number(const struct peer *peer, const char *key);

@@ -43,6 +43,20 @@ void scratch_remove(void)
     nftw(directory, remove_one, 16, FTW_DEPTH | FTW_PHYS);
 }
 
+int scratch_enter(void **state)
+{
+    (void)state;
+    scratch_make();
+    return 0;
+}
+
+int scratch_leave(void **state)
+{
+    (void)state;
+    scratch_remove();
+    return 0;
+}
+
 void scratch_disk_full(int full)
 {
     struct rlimit limit;

@@ -11,6 +11,10 @@ const char *scratch_path(const char *name);
 /* scratch_remove removes it with all that it holds. */
 void scratch_remove(void);
 
+/* The same two as the setup and teardown of a group of tests. */
+int scratch_enter(void **state);
+int scratch_leave(void **state);
+
 /* scratch_disk_full makes every write to a file of this process fail, or lets them pass again. */
 void scratch_disk_full(int full);
 

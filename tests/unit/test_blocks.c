@@ -491,12 +491,7 @@ static void test_cancel(void **state)
     static const char *const lines[] = {
         "SHA256 n=1099511627776", "TRANSPOSE m=9000 n=9000", "CONV2D h=9000 w=9000 k=31",
         "BLACK_SCHOLES n=4294967296 dtype=f64", "NBODY n=262144 dtype=f64"};
-    struct peer peer = peer_greeted();
-    for (size_t i = 0; i < sizeof(lines) / sizeof(lines[0]); i++) {
-        job_line(&peer, lines[i]);
-        assert_cancels(&peer);
-    }
-    peer_finish(&peer, 0);
+    assert_lines_cancel(lines, sizeof(lines) / sizeof(lines[0]));
 }
 
 int main(int argc, char **argv)

@@ -164,20 +164,6 @@ static void test_entering(void **state)
     enclosures_destroy(enclosures);
 }
 
-static int scratch_enter(void **state)
-{
-    (void)state;
-    scratch_make();
-    return 0;
-}
-
-static int scratch_leave(void **state)
-{
-    (void)state;
-    scratch_remove();
-    return 0;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {

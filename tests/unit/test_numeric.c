@@ -419,12 +419,7 @@ static void test_cancel(void **state)
     (void)state;
     static const char *const lines[] = {"SORT n=40000000", "MONTE_CARLO_PI n=1099511627776",
                                         "FFT n=1048573 batch=16384", "SANITY mib=400"};
-    struct peer peer = peer_greeted();
-    for (size_t i = 0; i < sizeof(lines) / sizeof(lines[0]); i++) {
-        job_line(&peer, lines[i]);
-        assert_cancels(&peer);
-    }
-    peer_finish(&peer, 0);
+    assert_lines_cancel(lines, sizeof(lines) / sizeof(lines[0]));
 }
 
 int main(int argc, char **argv)

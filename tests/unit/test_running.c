@@ -70,20 +70,6 @@ static void test_no_folder(void **state)
     text_finish(&error);
 }
 
-static int scratch_enter(void **state)
-{
-    (void)state;
-    scratch_make();
-    return 0;
-}
-
-static int scratch_leave(void **state)
-{
-    (void)state;
-    scratch_remove();
-    return 0;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
