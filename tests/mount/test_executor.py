@@ -344,6 +344,30 @@ def test_an_executor_that_serves_no_longer(vgpufs, mode, words, tmp_path):
     assert_clean_log(daemon)
 
 
+def test_pauses_between_starts_grow(vgpufs, tmp_path):
+    """A start that fails at once must not keep the machine busy with starting. (A slow machine makes
+    pauses longer only.)"""
+    program, starts = tmp_path / "executor", tmp_path / "starts"
+    program.symlink_to(EXECUTOR)
+    daemon = vgpufs({"pool B": {"executor": str(program)}})
+    failing = tmp_path / "failing"
+    failing.write_text(f"#!/bin/sh\ncat /proc/uptime >> {starts}\nexit 1\n")
+    failing.chmod(0o755)
+    program.unlink()
+    program.symlink_to(failing)
+    os.kill(daemon.executor_pid("B.0"), signal.SIGKILL)
+
+    def times():
+        lines = starts.read_text().splitlines(keepends=True) if starts.exists() else []
+        return [float(line.split()[0]) for line in lines if line.endswith("\n")]
+
+    wait_until(lambda: len(times()) >= 5, what="it is started again and again")
+    began = times()
+    pauses = [later - earlier for earlier, later in zip(began, began[1:])]
+    for pause, least in zip(pauses, (0.1, 0.2, 0.4, 0.8)):
+        assert pause > least - 0.02, pauses  # the kernel tells hundredths
+
+
 def test_a_silent_executor(vgpufs):
     """No hello at all, as from an ssh that waits for a password: the daemon starts without it."""
     daemon = vgpufs(faulty("silent"))
