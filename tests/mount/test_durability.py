@@ -261,6 +261,7 @@ def test_who_goes_first_after_a_restart(vgpufs):
     end_and_start(daemon, "kill9")
     vm.run("NOP tag=d")
     assert vm.jobs() == {"a", "c", "d"}, "b was read"
+    vm.job_result("d")
     daemon.stop()
     with sqlite3.connect(daemon.state_dir / "state.db") as database:
         database.execute("UPDATE job SET kept_us = kept_us - 1000 * ? WHERE tag IN (?, ?)",
@@ -294,11 +295,13 @@ def test_room_is_kept_and_given_back(vgpufs):
             vm.submit(*lines)
         assert reserve.stat().st_size >= least
         end_and_start(daemon, end)
-        assert reserve.stat().st_size >= least
+        for _ in range(10):
+            vm.submit(*lines)
+        assert reserve.stat().st_size >= 2 * least, "it is not kept twice"
         vm.submit(f"NOP tag={end}")
         release(daemon, "A")
         assert vm.job_result(end).header["status"] == "done"
-    assert reserve.stat().st_size < 2 * least
+    assert reserve.stat().st_size < 4 * least
 
 
 def test_the_newest_result_outlives_its_directory(vgpufs):
@@ -311,6 +314,23 @@ def test_the_newest_result_outlives_its_directory(vgpufs):
     daemon.start()
     assert vm.result().raw == before
     assert vm.jobs() == set()
+    vm.run("NOP")
+    daemon.stop()
+    with sqlite3.connect(daemon.state_dir / "state.db") as database:
+        assert database.execute("SELECT count(*) FROM job").fetchone() == (1,), "the newest"
+
+
+def test_who_is_gone_takes_nobody_along(vgpufs):
+    """A job whose directory was removed while it ran does not count as one that is kept."""
+    daemon = vgpufs({"defaults": {"retain_jobs": "2"}})
+    vm = daemon.vm(3)
+    vm.submit("SLEEP ms=60000 tag=gone")
+    vm.wait_state("gone", "running")
+    os.rmdir(vm.job("gone"))
+    wait_until(lambda: daemon.stats()["vm 3"]["cancelled"] == "1", what="it has ended")
+    for i in range(4):
+        vm.run(f"NOP tag=t{i}")
+        assert vm.jobs() == {f"t{j}" for j in range(max(0, i - 1), i + 1)}
 
 
 def test_holding_a_vm_outlives_a_restart(vgpufs):
