@@ -3,9 +3,11 @@ import errno
 import mmap
 import os
 import random
+import re
 import signal
 import struct
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -14,6 +16,9 @@ from pathlib import Path
 import pytest
 
 from campaign import KILL_POINTS, Campaign, Failed
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "mount"))
+from harness import Background  # noqa: E402
 
 BUILD = Path(os.environ["VGPUFS_BUILD"])
 HAS_KILL_POINTS = os.environ.get("VGPUFS_KILL_POINTS") == "1"
@@ -166,6 +171,9 @@ def test_who_waits_for_the_disk(root):
         assert (campaign.mount / "queue").read_text() is not None
         again = os.open(campaign.mount / "vm2" / "submit", os.O_WRONLY)
         os.write(again, b"NOP\n")
+        wait_until(lambda: re.search(r"pool A .* done=3 ", (campaign.mount / "stats").read_text()),
+                   "all have run")
+        reader.join(0.5)
         assert disk.syncs() == syncs, "the disk has answered nobody meanwhile"
         assert closer.is_alive() and reader.is_alive()
     finally:
@@ -225,11 +233,15 @@ def test_a_clean_stop_waits_for_outputs(root):
     disk.set_data(slow_ms=3600000)
     put(campaign.mount / "vm1" / "submit", "VECTOR_ADD a=x b=x out=z tag=out\n")
     wait_until(lambda: disk.data_syncs() == (1, 0), "its output is being synced")
+    reader = Background(result, campaign, 1, "out").blocked()
     stop = threading.Thread(target=campaign.kill, args=(signal.SIGTERM,))
     stop.start()
     wait_until(lambda: "stopping" in campaign.log_tail(), "it stops")
+    reader.join(1)
+    assert reader.is_alive(), "nobody is sent away meanwhile"
     disk.set_data()
     stop.join()
+    assert reader.value().startswith("status=done"), "who waits gets it"
     assert disk.data_syncs() == (1, 1)
     assert campaign.start(preload=disk.preload)
     assert result(campaign, 1, "out").startswith("status=done")
@@ -379,21 +391,57 @@ def test_a_disk_that_fails(root):
     assert {"before", "running", "during", "again"} <= set(campaign.jobs(1))
 
 
+def test_an_end_that_is_not_on_disk_is_not_shown(root):
+    """Nor at a stop: who waits gets an error, and the job has another end later."""
+    disk = Disk(root[0])
+    campaign = campaign_in(root, extra="stop_timeout = 0")
+    assert campaign.start(preload=disk.preload)
+    put(campaign.mount / "vm1" / "submit", "SLEEP ms=600000 tag=x\n")
+    wait_until(lambda: campaign.status(1, "x")["state"] == "running", "it runs")
+    disk.set(fails=errno.EIO)
+    reader = Background(result, campaign, 1, "x").blocked()
+    cancel(campaign)
+    wait_until(lambda: " cancelled=1 " in (campaign.mount / "stats").read_text(), "it has ended")
+    assert campaign.status(1, "x")["state"] == "running" and reader.is_alive()
+    campaign.kill(signal.SIGTERM)
+    with pytest.raises(OSError):
+        reader.value()
+    disk.set()
+    assert campaign.start()
+    cancel(campaign)
+    assert result(campaign, 1, "x").startswith("status=cancelled")
+
+
+def cancel(campaign):
+    try:
+        put(campaign.mount / "vm1" / "ctl", "cancel x\n")
+    except OSError as error:
+        assert error.errno in (errno.EIO, errno.ENOSPC)  # of close: the disk refuses to know it
+
+
+LARGE = f"""
+[pool L]
+executor = /usr/bin/python3 "{Path(__file__).resolve().parents[1]}/mount/fault_executor.py" large
+"""
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small tmpfs")
 def test_a_disk_that_fills(root):
-    """ENOSPC at the submission; what was accepted before ends and keeps its result."""
+    """ENOSPC at the submission; what was accepted before ends and keeps its result, of which a
+    large one is cut."""
     state = root[0] / "small"
     state.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", state], check=True)
     try:
-        campaign = campaign_in(root, state=state)
+        campaign = campaign_in(root, state=state, extra=LARGE)
         assert campaign.start()
-        put(campaign.mount / "ctl", "hold A\n")
+        put(campaign.mount / "ctl", "hold A\nhold L\n")
         submit = campaign.mount / "vm1" / "submit"
         accepted = []
         for i in range(300):
             put(submit, f"VECTOR_ADD n=4 tag=first{i}\n")
             accepted.append(f"first{i}")
+        put(submit, "L:0:1:SLEEP ms=1 tag=large\n")
         fill(state / "fill")
         for i in range(100000):
             try:
@@ -405,9 +453,12 @@ def test_a_disk_that_fills(root):
             fill(state / "fill")
         else:
             raise AssertionError("a full disk was never noticed")
-        put(campaign.mount / "ctl", "release A\n")
+        put(campaign.mount / "ctl", "release A\nrelease L\n")
+        accepted.append("large")
         results = {tag: result(campaign, 1, tag) for tag in accepted}
         assert all(text.startswith("status=done") for text in results.values())
+        cut = results["large"]
+        assert " truncated=yes" in cut and len(cut.partition("\n")[2]) == 2048, cut[:300]
         campaign.kill()
         assert campaign.start()
         assert {tag: result(campaign, 1, tag) for tag in accepted} == results
