@@ -204,6 +204,12 @@ def eats(attempt):
         eaten.append(b"x" * (1 << 24))
 
 
+def chatters(attempt):
+    """1,000 lines for the log, which a pipe holds."""
+    os.write(2, b"chatter\n" * 1000)
+    well(attempt)
+
+
 def flood(attempt):
     for _ in range(400):
         send(OUTPUT, attempt, (), b"x" * (256 * 1024))
@@ -325,7 +331,7 @@ GREETINGS = {function.__name__: function for function in (
     no_hello, silent, refuse, refuse_silently, bad_protocol, evil_hello, garbage_hello)}
 JOBS = {function.__name__: function for function in (
     crash, segfault, leave, close, hang, garbage, noisy_garbage, huge, partial, unended_fields,
-    unknown_type, wrong_direction, bad_status, fails_silently, leaves_children, eats, escape, late_answer, deaf, twice, large, flood, endless_flood, evil_error,
+    unknown_type, wrong_direction, bad_status, fails_silently, leaves_children, eats, chatters, escape, late_answer, deaf, twice, large, flood, endless_flood, evil_error,
     evil_output, evil_progress, evil_reading, evil_log, greedy, probed_crash, probed_device, probed_sticky)}
 
 

@@ -229,6 +229,19 @@ def test_a_flood(vgpufs):
     assert vm.run("B:1:3:NOP").header["status"] == "done"
 
 
+def test_a_flood_of_log_lines(vgpufs):
+    """The log takes the first of them, of a job and of what is said between two."""
+    daemon = vgpufs(faulty("chatters"))
+    vm = daemon.vm(3)
+    assert vm.run("B:1:3:SLEEP ms=1").header["status"] == "done"
+    daemon.wait_log("chatter")
+    old = daemon.executor_pid("B.0")
+    os.kill(old, signal.SIGKILL)
+    wait_until(lambda: daemon.executor_pid("B.0") != old, what="all it has said is read")
+    assert vm.run("B:1:3:NOP").header["status"] == "done"
+    assert daemon.log().count("chatter") < 100
+
+
 def test_an_endless_flood(vgpufs):
     """The time limit holds for a job whose output has no end, and its pool answers meanwhile."""
     daemon = vgpufs(faulty("endless_flood"))
