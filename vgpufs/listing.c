@@ -117,6 +117,18 @@ static void listing_add(struct listing *listing, uint64_t offset, uint64_t ino, 
     text_append(&listing->names, name, size);
 }
 
+/* result_is_left_out of an NFS server's listing: even its attributes wait, and so would `ls -l`. */
+static bool result_is_left_out(const struct node *directory)
+{
+    struct vm *vm = directory->vm;
+    if (!directory->job) {
+        pthread_mutex_lock(&vm->lock);
+        vm_note_listing(vm); /* before looking: what changes later than that changes the time */
+        pthread_mutex_unlock(&vm->lock);
+    }
+    return node_must_wait(directory);
+}
+
 /* add_fixed adds the dots and the children that have the same name in each such directory. */
 static void add_fixed(struct listing *listing, const struct node *directory, bool nfs)
 {
@@ -126,7 +138,7 @@ static void add_fixed(struct listing *listing, const struct node *directory, boo
         const struct node_type *type = &node_types[kind];
         if (type->parent != directory->type->kind || !type->name)
             continue;
-        if (nfs && type->content == CONTENT_RESULT && node_must_wait(directory))
+        if (nfs && type->content == CONTENT_RESULT && result_is_left_out(directory))
             continue;
         listing_add(listing, OFFSET_KINDS + (uint64_t)kind, node_related_ino(directory, type->kind),
                     type->content == CONTENT_DIRECTORY ? S_IFDIR : S_IFREG, type->name);

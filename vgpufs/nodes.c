@@ -395,9 +395,11 @@ static struct timespec node_changed(const struct node *node)
         return changed;
     }
     pthread_mutex_lock(&node->vm->lock);
-    changed = node->job                       ? node->job->changed
-              : node->type->kind == NODE_JOBS ? node->vm->jobs_changed
-                                              : node->vm->changed;
+    changed = node->job                         ? node->job->changed
+              : node->type->kind == NODE_JOBS   ? node->vm->jobs_changed
+              : node->type->kind == NODE_VM     ? node->vm->list_changed
+              : node->type->kind == NODE_SUBMIT ? node->vm->submit_changed
+                                                : node->vm->changed;
     pthread_mutex_unlock(&node->vm->lock);
     return changed;
 }

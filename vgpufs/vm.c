@@ -20,6 +20,11 @@
 #define FIRST_BLOCK 256
 #define MOST_BLOCK  65536
 
+/* How long after an NFS server was given a listing the guest may still be told its directory's time
+ * with it: the server asks for that when it has read the listing. A look again too many costs the
+ * guest two calls a file, one too few an old listing. */
+#define LISTING_US 1000000
+
 static void identity_restore(struct vm *vm, const char *saved)
 {
     struct claim claim;
@@ -69,7 +74,8 @@ struct vm *vm_create(struct server *server, const struct config_vm *config,
     vm->uid = config->uid;
     vm->config = *config;
     vm->config.address = NULL;
-    vm->changed = vm->jobs_changed = clock_change();
+    vm->changed = clock_change();
+    vm->submit_changed = vm->jobs_changed = vm->list_changed = vm->changed;
     vm->number_block = FIRST_BLOCK;
     vm->next_job = vm->reserved_job = vm->asked_job = saved->next_job;
     numbers_ask(vm, 0);
@@ -224,12 +230,28 @@ void vm_save_numbers(struct vm *vm)
 void vm_touch(struct vm *vm)
 {
     vm->changed = clock_change();
+    if (!vm->listed_us)
+        return;
+    vm->list_changed = vm->changed;
+    if (clock_now_us() - vm->listed_us > LISTING_US)
+        vm->listed_us = 0;
+}
+
+void vm_touch_submit(struct vm *vm)
+{
+    vm_touch(vm);
+    vm->submit_changed = vm->changed;
+}
+
+void vm_note_listing(struct vm *vm)
+{
+    vm->listed_us = clock_now_us();
 }
 
 void vm_note_change(struct vm *vm, struct job *job)
 {
     pthread_mutex_lock(&vm->lock);
-    vm_touch(vm);
+    vm_touch_submit(vm);
     if (job)
         job->changed = vm->changed;
     pthread_mutex_unlock(&vm->lock);
@@ -347,7 +369,7 @@ static void last_error_set(struct vm *vm, int number, const struct line *line, c
         last->line[i] = line->bytes[i] ? line->bytes[i] : '\x01';
     last->line[size] = '\0';
     snprintf(last->text, sizeof(last->text), "%s", text);
-    vm_touch(vm);
+    vm_touch_submit(vm);
 }
 
 int vm_note_error(struct vm *vm, int number, const char *about, const char *text)

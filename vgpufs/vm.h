@@ -106,8 +106,11 @@ struct vm {
     struct legacy legacy;
     struct vm_counters counters;
     unsigned crashes_in_row;
-    struct timespec changed;      /* submit, result, status … */
-    struct timespec jobs_changed; /* the directory jobs/ */
+    struct timespec changed;        /* result, status … */
+    struct timespec submit_changed; /* submit: not by a job's end, see vm_touch_submit */
+    struct timespec list_changed;   /* the VM's directory */
+    uint64_t listed_us;             /* when an NFS server listed that; 0: not since it changed */
+    struct timespec jobs_changed;   /* the directory jobs/ */
 };
 
 /* vm_create takes the numbers and the identity that the state had. NULL without memory. */
@@ -144,6 +147,13 @@ int vm_reject(struct vm *vm, enum submit_via via, struct job *target, int number
 
 /* vm_note_change: what a file of the VM, or of that job (NULL: none), holds has changed. */
 void vm_note_change(struct vm *vm, struct job *job);
+/*
+ * vm_note_listing: an NFS server is being given the VM's listing, which leaves a pending result
+ * out. A guest keeps it as long as the directory's time is the same; but whatever a guest has
+ * looked up there it looks up again when that changes. So it changes only after a listing. The VM
+ * is locked.
+ */
+void vm_note_listing(struct vm *vm);
 /* vm_note_error notes an error that is none of a line, about a name: only `status` shows it. */
 int vm_note_error(struct vm *vm, int number, const char *about, const char *text);
 

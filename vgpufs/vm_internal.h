@@ -48,5 +48,10 @@ void vm_newest_clear(struct vm *vm, struct blob *rejection);
 
 /* vm_touch: result, status and their like have changed. */
 void vm_touch(struct vm *vm);
+/*
+ * vm_touch_submit: somebody wrote a line, or a part of one. A guest that finds `submit` as its own
+ * write left it need not ask again what it may do with it.
+ */
+void vm_touch_submit(struct vm *vm);
 
 #endif

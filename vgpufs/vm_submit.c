@@ -350,7 +350,7 @@ static void commit(struct submission *submission)
     vm_newest_set(vm, submission->drafts[submission->count - 1].job);
     if (submission->via == VIA_REQUEST)
         note_request(submission);
-    vm_touch(vm);
+    vm_touch_submit(vm);
 }
 
 /* submit_drafts takes the parsed drafts through the locked part. */

@@ -81,6 +81,36 @@ def test_a_listing_leaves_a_pending_result_out(mount, server, vm, what):
     assert server.do("stat", folder)[2] > pending[2]
 
 
+def test_jobs_leave_the_directory_that_nobody_lists(server, vm):
+    """A guest looks up again whatever it knows in a directory that has another time: two calls more
+    for each file that a job takes. So only what was listed since the time changed, changes it."""
+    def changes():
+        before = server.do("stat", vm.dir)[1:3], server.do("stat", vm.dir / "status")[2]
+        vm.run("NOP")
+        after = server.do("stat", vm.dir)[1:3], server.do("stat", vm.dir / "status")[2]
+        assert after[1] > before[1]
+        return after[0] != before[0]
+
+    assert not changes() and not changes()
+    server.do("listdir", vm.dir)
+    assert changes()
+    wait_until(lambda: not changes())
+    os.listdir(vm.dir)
+    assert not changes()
+
+
+def test_a_job_that_ends_leaves_submit_as_it_is(mount, server, vm):
+    """A guest asks for its rights anew when a file has another time than its own write gave it."""
+    mount.ctl(f"hold vm{vm.number}")
+    before = server.do("stat", vm.dir / "submit")
+    vm.submit("NOP")
+    written = server.do("stat", vm.dir / "submit")
+    assert written[1] > before[1] and written[2] > before[2]
+    mount.ctl(f"release vm{vm.number}")
+    read_file(vm.dir / "result")
+    assert server.do("stat", vm.dir / "submit") == written
+
+
 def test_a_newer_entry_is_told_of(mount, server, vm):
     """Who waits for the newest entry hears of a rejected line at once, though the job still waits."""
     mount.ctl(f"hold vm{vm.number}")

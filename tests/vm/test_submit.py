@@ -170,3 +170,11 @@ def test_the_older_protocol(guest):
                          ("L:1:3:SLEEP ms=1200", "1:")):
         answer = guest.sh(f"echo '{line}' > {guest.dir}/request.txt; {poll}")
         assert answer.startswith(wanted), (line, answer)
+
+
+def test_a_job_needs_no_name_looked_up_again(guest):
+    """A guest drops what it knows of a directory's names when that has another time, so a job must
+    not give it one: that was two LOOKUP for each job on v3."""
+    calls = guest_json(guest, "latency", 20, timeout=300)["calls"]
+    assert calls["job"]["WRITE"] >= 1, calls
+    assert calls["job"].get("LOOKUP", 0) < 1, calls
