@@ -6,13 +6,15 @@ VGPUFS_MODEL_EXAMPLES says how many sequences (`./dev fuzz model`).
 """
 import itertools
 import os
+import signal
 
 import hypothesis
 import hypothesis.strategies as st
 import pytest
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from harness import errno_of, parse_result, read_file, unmount, wait_until, write_file
+from harness import IS_ROOT, errno_of, parse_result, read_file, unmount, wait_until, write_file
+from nfs_server import NfsServer
 
 EXAMPLES = int(os.environ.get("VGPUFS_MODEL_EXAMPLES", "40"))
 MAX_QUEUED = 5
@@ -23,6 +25,8 @@ CONFIG = {"defaults": {"max_queued": str(MAX_QUEUED), "max_jobs": str(MAX_JOBS),
                        "data_quota": str(QUOTA), "retain_jobs": "100"}}
 
 tags = st.sampled_from(["t0", "t1", "t2", "t3", "t4", "t5", "t6", "a.b-c_d"])
+requests = st.sampled_from(["r0", "r1", "r2"])
+any_tags = st.one_of(tags, requests)
 names = st.sampled_from(["x", "y", "z.f32", "with blank", "\u00fc", "-", "..."])
 # Same and other lines for one tag; commands that are refused have their errno.
 commands = st.sampled_from(["NOP", "SLEEP ms=1", "VECTOR_ADD n=8 seed=1"])
@@ -34,6 +38,7 @@ refused = st.sampled_from([
 class Job:
     def __init__(self, line):
         self.line = line  # None: a directory without a command
+        self.pool, self.priority = "A", 1
         self.state = "new" if line is None else "queued"
         self.result = None
         self.read = False
@@ -42,6 +47,7 @@ class Job:
 class Machine(RuleBasedStateMachine):
     daemon = None
     numbers = None
+    echo = staticmethod(write_file)  # as an NFS client, where there can be one
 
     @initialize()
     def begin(self):
@@ -50,10 +56,25 @@ class Machine(RuleBasedStateMachine):
         self.order = []    # tags that are queued
         self.newest = "idle"
         self.files = {}
-        self.daemon.ctl("hold A")
+        self.pool, self.priority = "A", 1
+        self.requested = None  # the Job of the last request
+        self.daemon.ctl("hold A"), self.daemon.ctl("hold B")
 
     def teardown(self):
         self.daemon.ctl(f"purge vm{self.vm.number}")
+        self.daemon.ctl(f"release vm{self.vm.number}")
+
+    def queued(self):
+        """The tags of its queued jobs by their place in each pool, as `queue` has them."""
+        lines = [line for line in self.daemon.queue() if line.vm == f"vm{self.vm.number}"]
+        return {pool: [line.tag for line in lines if line.pool == pool] for pool in "AB"}
+
+    def expected_queue(self):
+        """By priority, and inside one by acceptance."""
+        def key(tag):
+            return -self.jobs[tag].priority
+        return {pool: sorted((tag for tag in self.order if self.jobs[tag].pool == pool), key=key)
+                for pool in "AB"}
 
     # What the contract says
 
@@ -82,6 +103,7 @@ class Machine(RuleBasedStateMachine):
             self.forget_one()
         else:
             job.line, job.state = line, "queued"
+        self.jobs[tag].pool, self.jobs[tag].priority = self.pool, self.priority
         self.order.append(tag)
         self.newest = tag
 
@@ -157,15 +179,21 @@ class Machine(RuleBasedStateMachine):
             self.refuse()
             job.state = "rejected" if job.line is None else job.state
 
-    @rule(tag=tags)
+    @rule(tag=any_tags)
     def rmdir(self, tag):
         assert errno_of(os.rmdir, self.vm.job(tag)) == (None if tag in self.jobs else "ENOENT")
-        if self.jobs.pop(tag, None) and self.newest == tag:
+        gone = self.jobs.pop(tag, None)
+        if gone and self.newest == tag:
             self.newest = "idle"
+        if gone:
+            gone.state = "gone"
+        if gone and gone is self.requested:  # its end shows when it is on disk
+            wait_until(lambda: not read_file(self.vm.dir / "response.txt").startswith(b"0:"),
+                       what="the end of the request")
         if tag in self.order:
             self.order.remove(tag)
 
-    @rule(tag=tags)
+    @rule(tag=any_tags)
     def cancel(self, tag):
         outcome = errno_of(self.vm.ctl, f"cancel {tag}")
         assert outcome == (None if tag in self.jobs else "EINVAL")
@@ -182,7 +210,7 @@ class Machine(RuleBasedStateMachine):
             self.jobs[tag].state = "ended"
         self.order.clear()
 
-    @rule(tag=tags)
+    @rule(tag=any_tags)
     def read_result(self, tag):
         job = self.jobs.get(tag)
         if not job or job.state != "ended":
@@ -195,14 +223,78 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def run_all(self):
-        mine = [line.tag for line in self.daemon.queue() if line.vm == f"vm{self.vm.number}"]
-        assert mine == self.order
-        self.daemon.ctl("release A")
+        assert self.queued() == self.expected_queue()
+        self.daemon.ctl(f"release vm{self.vm.number}")
+        self.daemon.ctl("release A"), self.daemon.ctl("release B")
         for tag in self.order:
-            assert self.vm.job_result(tag).header["status"] == "done"
-            self.jobs[tag].state, self.jobs[tag].read = "ended", True
+            job = self.jobs[tag]
+            header = self.vm.job_result(tag).header
+            assert header["status"] == "done"
+            assert (header["pool"], header["priority"]) == (job.pool, str(job.priority))
+            job.state, job.read = "ended", True
         self.order.clear()
-        self.daemon.ctl("hold A")
+        self.daemon.ctl("hold A"), self.daemon.ctl("hold B")
+
+    # What its identity is, and what the administrator does meanwhile
+
+    @rule(pool=st.sampled_from("AB"), priority=st.integers(0, 2))
+    def claim(self, pool, priority):
+        """Jobs stay where they were queued."""
+        write_file(self.vm.dir / "identity", f"{pool}:{priority}:{self.vm.number}\n")
+        self.pool, self.priority = pool, priority
+
+    @rule(wrong=st.sampled_from(["Z:1:{}", "A:3:{}", "A:1:{}1", "A:1:", "pool=A", "\0"]))
+    def claim_nonsense(self, wrong):
+        line = wrong.format(self.vm.number) + "\n"
+        assert errno_of(write_file, self.vm.dir / "identity", line) in ("EINVAL", "EACCES")
+        self.refuse()
+
+    @rule(held=st.booleans())
+    def hold(self, held):
+        self.daemon.ctl(f"{'hold' if held else 'release'} vm{self.vm.number}")
+
+    @rule(tag=any_tags, priority=st.integers(0, 2))
+    def move(self, tag, priority):
+        outcome = errno_of(self.daemon.ctl, f"priority vm{self.vm.number} {tag} {priority}")
+        assert outcome == (None if tag in self.order else "EINVAL")
+        if not outcome:
+            self.jobs[tag].priority = priority
+
+    @rule()
+    def reload(self):
+        """The same configuration changes nothing; it is in force when the log says so."""
+        before = self.daemon.log().count("configuration reloaded")
+        self.daemon.kill(signal.SIGHUP)
+        wait_until(lambda: self.daemon.log().count("configuration reloaded") > before,
+                   what="the reload")
+
+    # What older clients and NFS clients do
+
+    @rule(command=commands, tag=requests)
+    def request(self, command, tag):
+        """request.txt takes one job at a time."""
+        line = f"{command} tag={tag}"
+        pending = self.requested is not None and self.requested.state == "queued"
+        expected = "EDQUOT" if pending else self.expect_submission(tag, line)
+        assert errno_of(write_file, self.vm.dir / "request.txt", line + "\n") == expected
+        if expected:
+            self.refuse()
+        else:
+            self.accept(tag, line)
+            self.requested = self.jobs[tag]
+        answer = read_file(self.vm.dir / "response.txt").decode()
+        waits = self.requested is not None and self.requested.state == "queued"
+        assert answer.startswith("0:Queued") if waits else answer[:2] in ("1:", "2:"), answer
+
+    @rule(tag=tags, command=commands)
+    def submit_by_nfs(self, tag, command):
+        line = f"{command} tag={tag}"
+        expected = self.expect_submission(tag, line)
+        assert errno_of(self.echo, self.vm.dir / "submit", line + "\n") == expected
+        if expected:
+            self.refuse()
+        else:
+            self.accept(tag, line)
 
     @rule()
     def crash(self):
@@ -214,8 +306,7 @@ class Machine(RuleBasedStateMachine):
         self.daemon.kill9()
         unmount(self.daemon.mountpoint)
         self.daemon.start()
-        mine = [line.tag for line in self.daemon.queue() if line.vm == f"vm{self.vm.number}"]
-        assert mine == self.order
+        assert self.queued() == self.expected_queue()
         for tag, job in self.jobs.items():
             if job.result is not None:
                 assert read_file(self.vm.job(tag) / "result") == job.result
@@ -297,13 +388,20 @@ class Machine(RuleBasedStateMachine):
 
 
 @pytest.mark.limit(1000)
-def test_model(mount, monkeypatch):
+def test_model(mount, monkeypatch, tmp_path):
     """In CI always the same sequences, and none is shortened: that takes minutes."""
     monkeypatch.setattr(Machine, "daemon", mount)
     long = "VGPUFS_MODEL_EXAMPLES" in os.environ
     phases = [hypothesis.Phase.generate] + long * [hypothesis.Phase.shrink]
     monkeypatch.setattr(Machine, "numbers", itertools.cycle(range(20, 201)))
-    hypothesis.stateful.run_state_machine_as_test(Machine, settings=hypothesis.settings(
-        max_examples=EXAMPLES, stateful_step_count=60, deadline=None, database=None,
-        derandomize=not long, phases=phases,
-        suppress_health_check=list(hypothesis.HealthCheck)))
+    server = NfsServer(tmp_path) if IS_ROOT else None
+    if server:
+        monkeypatch.setattr(Machine, "echo", staticmethod(server.echo))
+    try:
+        hypothesis.stateful.run_state_machine_as_test(Machine, settings=hypothesis.settings(
+            max_examples=EXAMPLES, stateful_step_count=60, deadline=None, database=None,
+            derandomize=not long, phases=phases,
+            suppress_health_check=list(hypothesis.HealthCheck)))
+    finally:
+        if server:
+            server.stop()
