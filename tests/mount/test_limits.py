@@ -179,27 +179,6 @@ def test_a_full_state_disk(vgpufs, what):
         assert vm.run("NOP").header["priority"] == "2"
 
 
-@pytest.mark.root
-@pytest.mark.limit(120)
-def test_refused_commands_on_a_full_disk(vgpufs):
-    """What is said of a wrong line is kept, in the directory and in `result`: not without end."""
-    with small_disk(vgpufs(start=False)) as daemon:
-        vm, other = daemon.vm(1), daemon.vm(2)
-        os.mkdir(vm.job("a"))
-        os.truncate(daemon.state_dir / "reserve", 0)
-        fill(daemon.state_dir / "fill")
-        command = os.open(vm.job("a") / "command", os.O_WRONLY)
-        wrong = b"X" * 400 + b"\n"
-        with memory_bounded(daemon, 24):
-            for _ in range(60_000 if FACTOR == 1 else 2_000):
-                assert errno_of(os.write, command, wrong) == "EINVAL"
-        # It is that VM's own affair: another one's changes are taken.
-        assert errno_of(os.mkdir, vm.job("b")) == "ENOSPC"
-        os.mkdir(other.job("b"))
-        (daemon.state_dir / "fill").unlink()
-        wait_until(lambda: errno_of(os.mkdir, vm.job("b")) is None, what="room again")
-
-
 # --- memory --------------------------------------------------------------------------------------
 
 def test_a_batch_beyond_all_limits(vgpufs):
