@@ -9,6 +9,8 @@ import pytest
 import rig as rigs
 
 LAYOUT = rigs.Layout(*os.environ["VGPUFS_VM_LAYOUT"].split())
+# Several versions of NFS, as in "3+4.2", share the machines: all tests are run with each in turn.
+VERSIONS = LAYOUT.version.split("+")
 # meson ends a test that takes longer, and then nothing would be left to look at.
 SECONDS = float(os.environ["VGPUFS_VM_SECONDS"])
 LOGS = rigs.BUILD / "meson-logs" / os.environ["VGPUFS_VM_NAME"]
@@ -30,7 +32,7 @@ def give_up(machines):
 @pytest.fixture(scope="session")
 def started():
     with tempfile.TemporaryDirectory(prefix="vgpufs-vm-") as folder:
-        machines = rigs.Rig(Path(folder), LAYOUT)
+        machines = rigs.Rig(Path(folder), LAYOUT._replace(version=VERSIONS[0]))
         watchdog = threading.Timer(SECONDS, give_up, [machines])
         watchdog.daemon = True
         watchdog.start()
@@ -48,13 +50,29 @@ def started():
                 machines.close()
 
 
+@pytest.fixture(scope="session", params=VERSIONS)
+def version(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def rig(started):
+def rig(started, version):
     """The machines; fails when a file's tests leave a process that nothing can end, a complaint of
     a kernel, or no daemon."""
+    started.use_version(version)
     yield started
     trouble = started.trouble()
     assert not trouble, "\n".join(trouble)
+
+
+@pytest.fixture(scope="module")
+def configured(rig):
+    """Has the daemon run with other keys, as often as it is called; in the end with the usual ones."""
+    def configure(**changes):
+        if {name.replace("_", " "): keys for name, keys in changes.items()} != rig.changes:
+            rig.restart_daemon(**changes)
+    yield configure
+    configure()
 
 
 @pytest.fixture
@@ -84,8 +102,10 @@ def pytest_collection_modifyitems(items):
     """Leaves out what means nothing in this layout: `@pytest.mark.layout(version=("3", "4.2"))`."""
     kept = []
     for item in items:
+        callspec = getattr(item, "callspec", None)
+        layout = LAYOUT._replace(version=callspec.params["version"]) if callspec else LAYOUT
         wanted = [mark.kwargs for mark in item.iter_markers("layout")]
-        if all(getattr(LAYOUT, key) in values for keys in wanted for key, values in keys.items()):
+        if all(getattr(layout, key) in values for keys in wanted for key, values in keys.items()):
             kept.append(item)
     items[:] = kept
 

@@ -97,12 +97,13 @@ def writers(processes, count, seed):
             "count": sum(answer["count"] for answer in answers)}
 
 
-def wait_together(count):
-    """So many readers of one result at once: what each read."""
+def wait_together(count, *paths):
+    """So many readers at once of these results, or of the VM's: what each read."""
     answers = [None] * int(count)
 
     def wait(index):
-        answers[index] = read(f"{VM}/result").decode("latin-1")
+        path = paths[index % len(paths)] if paths else "result"
+        answers[index] = read(f"{VM}/{path}").decode("latin-1")
 
     threads = [threading.Thread(target=wait, args=(index,)) for index in range(int(count))]
     for thread in threads:

@@ -35,7 +35,7 @@ LOG = "/run/vgpufs.log"
 # Pool L's executor makes a result of a chosen length after a chosen time: see length_executor.py.
 CONFIG = {
     "vgpufs": {"mountpoint": MOUNT, "state_dir": "/var/lib/vgpufs", "vms": "3-5",
-               "stats_log_interval": "0"},
+               "stats_log_interval": "0", "stop_timeout": "1s"},
     "pool A": {"backend": "cpu", "executor": "/payload/bin/vgpu-executor"},
     "pool B": {"backend": "cpu", "executor": "/payload/bin/vgpu-executor"},
     "pool L": {"executor": "/usr/bin/python3 /payload/length_executor.py",
@@ -44,6 +44,9 @@ CONFIG = {
     "vm 3": {"address": "10.0.3.2"},
     "vm 4": {"address": "10.0.4.2", "pools": "A B L", "max_priority": "1", "data_quota": "8M"},
 }
+
+STOPPING = ("pid=$(cat /run/vgpufs.pid); kill $pid; while kill -0 $pid 2>/dev/null; "
+            "do sleep 0.1; done")
 
 # One record of the page that stands for a vGPU stub's registers.
 REGISTERS = struct.Struct("<8xIII")
@@ -84,8 +87,9 @@ def config_text(changes):
     return "\n".join(lines) + "\n"
 
 
-Layout = collections.namedtuple("Layout", "version server host_kernel guest_kernel",
-                                defaults=("knfsd", "6.1", "6.1"))
+# Guest 4 has guest 3's kernel if it has none of its own.
+Layout = collections.namedtuple("Layout", "version server host_kernel guest_kernel other_kernel",
+                                defaults=("knfsd", "6.1", "6.1", None))
 
 
 class Guest(Machine):
@@ -148,9 +152,10 @@ class Rig:
                     f"addr.path={self.link(number)}", "-device",
                     "virtio-net-pci,netdev=net,romfile="]
             page = self.page_arguments() if number == 3 else []
+            kernel = layout.other_kernel if number == 4 else None
             self.guests[number] = Guest(number, folder, disks + link + page,
-                                        [f"10.0.{number}.2/24"], kernels[layout.guest_kernel],
-                                        GUEST_MEMORY)
+                                        [f"10.0.{number}.2/24"],
+                                        kernels[kernel or layout.guest_kernel], GUEST_MEMORY)
 
     def link(self, number):
         return self.folder / f"link{number}"
@@ -207,14 +212,18 @@ class Rig:
         """Other keys, from the next start of the daemon on: section (blanks as _) = {key: value}."""
         self.changes = {name.replace("_", " "): keys for name, keys in changes.items()}
 
-    def start_daemon(self):
+    def starting(self):
+        """The script that starts the daemon, and ends when it has mounted."""
         text = config_text(self.changes)
-        self.host.sh("modprobe fuse; ulimit -n 65536; mkdir -p /etc/vgpufs /var/lib/vgpufs; "
-                     f"cat > /etc/vgpufs/vgpufs.conf <<'END'\n{text}END\n"
-                     f"setsid /payload/bin/vgpufs -f >>{LOG} 2>&1 & echo $! > /run/vgpufs.pid\n"
-                     f"for i in $(seq 600); do mountpoint -q {MOUNT} && exit 0; "
-                     "kill -0 $(cat /run/vgpufs.pid) || break; sleep 0.1; done; "
-                     f"tail {LOG}; exit 1", timeout=90)
+        return ("modprobe fuse; ulimit -n 65536; mkdir -p /etc/vgpufs /var/lib/vgpufs; "
+                f"cat > /etc/vgpufs/vgpufs.conf <<'END'\n{text}END\n"
+                f"setsid /payload/bin/vgpufs -f >>{LOG} 2>&1 & echo $! > /run/vgpufs.pid\n"
+                f"for i in $(seq 600); do mountpoint -q {MOUNT} && break; "
+                "kill -0 $(cat /run/vgpufs.pid) || break; sleep 0.1; done; "
+                f"mountpoint -q {MOUNT} || {{ tail {LOG}; exit 1; }}\n")
+
+    def start_daemon(self):
+        self.host.sh(self.starting(), timeout=90)
 
     def kill_daemon(self):
         self.host.sh("kill -9 $(cat /run/vgpufs.pid); while kill -0 $(cat /run/vgpufs.pid) "
@@ -224,20 +233,20 @@ class Rig:
         """What follows the daemon's sudden end: the dead mount is taken away, a new one exported."""
         self.host.sh(f"umount -l {MOUNT}")
         self.start_daemon()
-        self.host.sh("exportfs -f")
+        self.export_again()
 
     def stop_daemon(self):
-        self.host.sh("kill $(cat /run/vgpufs.pid); while kill -0 $(cat /run/vgpufs.pid) "
-                     "2>/dev/null; do sleep 0.05; done", timeout=90)
+        self.host.sh(STOPPING, timeout=90)
 
     def restart_daemon(self, **changes):
         """A planned restart, with other keys; the guests go on with their mounts."""
         self.configure(**changes)
-        self.stop_daemon()
-        if self.host.run(f"mountpoint -q {MOUNT}").code == 0:
-            self.host.sh(f"umount -l {MOUNT}")
-        self.start_daemon()
-        self.host.sh("exportfs -f")
+        self.host.sh(f"{STOPPING}; mountpoint -q {MOUNT} && umount -l {MOUNT}\n"
+                     f"{self.starting()}{EXPORTING[self.layout.server]}", timeout=180)
+
+    def export_again(self):
+        """The NFS server takes the mount that is there now."""
+        self.host.sh(EXPORTING[self.layout.server], timeout=120)
 
     def ctl(self, line):
         self.host.sh(f"echo '{line}' > {MOUNT}/ctl")
@@ -269,6 +278,15 @@ class Rig:
                  timeout=120)
         shown = guest.sh(f"grep ' {where} nfs' /proc/mounts")
         assert f"vers={version}," in shown, shown
+
+    def use_version(self, version):
+        """The guests mount with another version of NFS from now on."""
+        if version == self.layout.version:
+            return
+        self.layout = self.layout._replace(version=version)
+        for guest in self.guests.values():
+            guest.sh(f"umount {MOUNT}", timeout=120)
+            self.mount(guest)
 
     # Evidence
 
@@ -328,6 +346,12 @@ EXPORT {
 """
 
 
+GANESHA_STARTING = (
+    "ganesha.nfsd -f /etc/ganesha.conf -L /run/ganesha.log -p /run/ganesha/pid\n"
+    "for i in $(seq 300); do rpcinfo -t 127.0.0.1 nfs 3 >/dev/null 2>&1 && exit 0; "
+    "sleep 0.2; done; cat /run/ganesha.log; exit 1")
+
+
 def start_ganesha(host):
     clients = "".join(f"CLIENT {{ Clients = 10.0.{number}.2; Access_Type = RW; Squash = All; "
                       f"Anonymous_Uid = {20000 + number}; Anonymous_Gid = {20000 + number}; }}\n"
@@ -335,12 +359,14 @@ def start_ganesha(host):
     text = GANESHA % {"mount": MOUNT, "clients": clients}
     host.sh(f"cat > /etc/ganesha.conf <<'END'\n{text}END\n"
             "rpcbind -w; rpc.statd; mkdir -p /run/ganesha /var/lib/nfs/ganesha\n"
-            "ganesha.nfsd -f /etc/ganesha.conf -L /run/ganesha.log -p /run/ganesha/pid\n"
-            "for i in $(seq 300); do rpcinfo -t 127.0.0.1 nfs 3 >/dev/null 2>&1 && exit 0; "
-            "sleep 0.2; done; cat /run/ganesha.log; exit 1", timeout=120)
+            f"{GANESHA_STARTING}", timeout=120)
 
 
 SERVERS = {"knfsd": start_knfsd, "ganesha": start_ganesha}
+# A new mount where the old one was.
+EXPORTING = {"knfsd": "exportfs -f",
+             "ganesha": "pid=$(cat /run/ganesha/pid); kill $pid; while kill -0 $pid 2>/dev/null; "
+                        f"do sleep 0.1; done; {GANESHA_STARTING}"}
 
 __all__ = ["BUILD", "Layout", "Rig", "ScriptError", "guest_json", "parse_fields", "parse_records",
            "parse_result"]

@@ -3,10 +3,13 @@ import re
 
 MAKE = """
 import array, hashlib, sys
-# 16 Mi numbers of type float32, each 1 to 251: their sum is exact in binary64.
-block = array.array("f", ((i * 7919) % 251 + 1 for i in range(1 << 20)))
-block[0] = 0
-total, digest = 16 * int(sum(block)), hashlib.sha256()
+# 16 Mi numbers of type float32, each 1 to 65521: their sum is exact in binary64. They repeat after
+# a prime number of them, so that no pieces of a transfer are equal.
+PERIOD, COUNT = 65521, 1 << 20
+numbers = [i * 7919 % PERIOD + 1 for i in range(PERIOD)]
+block = array.array("f", numbers * (COUNT // PERIOD) + numbers[:COUNT % PERIOD])
+total = sum(numbers) * (COUNT // PERIOD) + sum(numbers[:COUNT % PERIOD]) - numbers[0]
+total, digest = 16 * total, hashlib.sha256()
 with open(sys.argv[1], "wb") as file:
     for turn in range(16):
         block[0] = turn + 1

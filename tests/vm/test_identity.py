@@ -56,6 +56,12 @@ def test_a_guest_without_a_stub(other):
     assert outcome.code == 2 and outcome.err.count("\n") == 1, outcome
 
 
+def test_vgpu_run_in_a_guest(guest):
+    """The other guest tool, statically told nothing: it finds its VM."""
+    printed = guest.sh("/payload/bin/vgpu-run --timeout=60 VECTOR_ADD n=1000")
+    assert "n=1000" in printed
+
+
 @pytest.mark.parametrize("changes, registers_say, allowed", [
     ({"max_priority": "1"}, ("A", 2), False),
     ({"max_priority": "1"}, ("A", 1), True),
@@ -64,38 +70,26 @@ def test_a_guest_without_a_stub(other):
     ({"pool": "B", "priority": "0"}, ("B", 2), False),
     ({"pool": "B", "priority": "0"}, ("B", 0), True),
 ])
-def test_the_host_decides(rig, guest, changes, registers_say, allowed):
-    rig.restart_daemon(vm_3={"address": "10.0.3.2", **changes})
-    try:
-        before = rejected(rig, 3)
-        rig.write_registers(*registers_say, 3)
-        outcome = guest.run(TOOL)
-        assert (outcome.code == 0) == allowed, outcome
-        if not allowed:
-            assert "ermission denied" in outcome.err or "refuse" in outcome.err, outcome
-            assert rejected(rig, 3) == before + 1
-        effective = guest.read("identity").decode()
-        if allowed:
-            assert effective.startswith("pool={} priority={}".format(*registers_say))
-        else:
-            assert not effective.startswith("pool={} priority={} ".format(*registers_say))
-    finally:
-        rig.restart_daemon()
+def test_the_host_decides(rig, guest, configured, changes, registers_say, allowed):
+    configured(vm_3={"address": "10.0.3.2", **changes})
+    before = rejected(rig, 3)
+    rig.write_registers(*registers_say, 3)
+    outcome = guest.run(TOOL)
+    assert (outcome.code == 0) == allowed, outcome
+    if not allowed:
+        assert "ermission denied" in outcome.err or "refuse" in outcome.err, outcome
+        assert rejected(rig, 3) == before + 1
+    effective = guest.read("identity").decode()
+    if allowed:
+        assert effective.startswith("pool={} priority={}".format(*registers_say))
+    else:
+        assert not effective.startswith("pool={} priority={} ".format(*registers_say))
 
 
-def test_an_identity_that_is_required(rig, guest):
-    rig.restart_daemon(vm_3={"address": "10.0.3.2", "identity": "required"})
+def test_an_identity_that_is_required(rig, guest, configured):
+    configured(vm_3={"address": "10.0.3.2", "identity": "required"})
     rig.ctl("purge vm3")  # an identity that was set is kept over restarts
-    try:
-        outcome = guest.run(f"echo NOP > {guest.dir}/submit")
-        assert outcome.code == 1 and "Permission denied" in outcome.err, outcome
-        guest.sh(TOOL)
-        assert guest.job("NOP").header["status"] == "done"
-    finally:
-        rig.restart_daemon()
-
-
-def test_vgpu_run_in_a_guest(guest):
-    """The other guest tool, statically told nothing: it finds its VM."""
-    printed = guest.sh("/payload/bin/vgpu-run --timeout=60 VECTOR_ADD n=1000")
-    assert "n=1000" in printed
+    outcome = guest.run(f"echo NOP > {guest.dir}/submit")
+    assert outcome.code == 1 and "Permission denied" in outcome.err, outcome
+    guest.sh(TOOL)
+    assert guest.job("NOP").header["status"] == "done"

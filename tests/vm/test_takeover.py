@@ -25,20 +25,19 @@ def restart(rig):
 @pytest.fixture(scope="module", autouse=True)
 def held(rig):
     rig.stop_daemon()
-    rig.host.sh("sed -i '/^\\[vgpufs]/a stop_timeout = 1s' /etc/vgpufs/vgpufs.conf")
     rig.host.sh(f"umount -l {MOUNT} 2>/dev/null; mkdir -p /run/vgpufs; setsid "
                 f"/payload/bin/vgpufs-mount --user=root --socket={SOCKET} {MOUNT} "
                 f">{HOLDER_LOG} 2>&1 & echo $! > /run/vgpufs-mount.pid; "
                 f"for i in $(seq 300); do test -S {SOCKET} && exit 0; sleep 0.1; done; "
                 f"cat {HOLDER_LOG}; exit 1", timeout=60)
     start(rig)
-    rig.host.sh("exportfs -f")
+    rig.export_again()
     yield
     rig.stop_daemon()
     rig.host.sh("kill $(cat /run/vgpufs-mount.pid); while kill -0 $(cat /run/vgpufs-mount.pid) "
                 "2>/dev/null; do sleep 0.05; done", timeout=60)
     rig.start_daemon()
-    rig.host.sh("exportfs -f")
+    rig.export_again()
 
 
 def holder_log(rig):
