@@ -28,6 +28,8 @@
  * that, and then one sync does for both. */
 #define SYNC_US  2000
 #define RETRY_US UINT64_C(1000000)
+/* How long those who were told are waited for, at most. */
+#define MOST_GATHER_US 2000
 /* How often what came meanwhile joins a group before it is synced. */
 #define MOST_JOINS 4
 
@@ -125,7 +127,9 @@ struct group {
     struct change *first, **last;
     state_ticket ticket; /* of the last change */
     enum haste haste;
-    bool full; /* synced */
+    bool full;      /* synced */
+    bool direct;    /* into the tables, whatever it is */
+    size_t waiters; /* so many light ones wait for it */
 };
 
 /* group_take moves all that was asked for to the group's end; the state is locked. */
@@ -137,6 +141,8 @@ static void group_take(struct state *state, struct group *group)
     }
     group->ticket = state->newest;
     group->haste = state->haste > group->haste ? state->haste : group->haste;
+    group->waiters += state->fresh;
+    state->fresh = 0;
     state->first = NULL;
     state->last = &state->first;
     state->due_us = UINT64_MAX;
@@ -168,11 +174,41 @@ static int changes_apply(struct state *state, struct group *group, unsigned join
     }
 }
 
-static int statement_run(sqlite3_stmt *statement)
+int statement_run(sqlite3_stmt *statement)
 {
     int result = sqlite3_step(statement);
     sqlite3_reset(statement);
     return result == SQLITE_DONE ? 0 : -1;
+}
+
+/* group_put writes the group into the log, and *logged, or else all of it into the tables, behind
+ * what is in the log. 0, -1 and the database knows why, or an errno. */
+static int group_put(struct state *state, struct group *group, const struct change *stamp,
+                     bool *logged)
+{
+    *logged = false;
+    if (group->full && !group->direct) {
+        pthread_mutex_lock(&state->lock);
+        group_take(state, group); /* what came since the writer woke up */
+        pthread_mutex_unlock(&state->lock);
+        *logged = log_takes(state, group->first);
+    }
+    if (*logged)
+        return log_write(state, stamp, group->first);
+    int failed = log_apply(state);
+    return failed ? failed : changes_apply(state, group, group->full ? MOST_JOINS : 0);
+}
+
+/* group_done: it is committed. */
+static void group_done(struct state *state, struct group *group, bool logged)
+{
+    changes_pay(state, group->first);
+    if (!logged) {
+        log_forget(state);
+        return;
+    }
+    log_keep(state, group->first);
+    group->first = NULL;
 }
 
 /* group_apply makes one transaction of the whole list. 0, or an errno and nothing was written. */
@@ -192,14 +228,16 @@ static int group_apply(struct state *state, struct group *group)
         failed = change_apply(state, stamp);
     if (!failed && mark)
         failed = change_apply(state, mark);
+    bool logged = false;
     if (!failed)
-        failed = changes_apply(state, group, group->full ? MOST_JOINS : 0);
+        failed = group_put(state, group, stamp, &logged);
     changes_free(stamp);
     changes_free(mark);
     KILL_POINT("group-applied");
     if (!failed && statement_run(state->commit) == 0) {
         state->unsynced = !group->full;
         KILL_POINT("group-committed");
+        group_done(state, group, logged);
         return 0;
     }
     int error = failed > 0 ? failed : database_errno(state->database);
@@ -230,19 +268,55 @@ static int group_write(struct state *state, struct group *group)
     return error;
 }
 
+/*
+ * gather_plan: a group was written, and whoever waited for it may be back with more before long. To
+ * begin the next one with the first of them would have the others wait for two syncs; clients that
+ * do not come back within half the time of one are not waited for again.
+ */
+static void gather_plan(struct state *state, const struct group *group, uint64_t begun_us)
+{
+    uint64_t now = clock_now_us(), took = now - begun_us;
+    state->expected = group->waiters + state->fresh;
+    state->gather_until_us = 0;
+    if (state->skips > 0)
+        state->skips--;
+    else if (group->full && state->expected > 1)
+        state->gather_until_us = now + (took / 2 < MOST_GATHER_US ? took / 2 : MOST_GATHER_US);
+}
+
+/* gather_waits: are more of them to be waited for? */
+static bool gather_waits(struct state *state, uint64_t now)
+{
+    if (!state->gather_until_us)
+        return false;
+    if (state->fresh < state->expected && now < state->gather_until_us)
+        return true;
+    state->gather_until_us = 0;
+    if (state->fresh >= state->expected) {
+        state->in_vain = 0;
+    } else {
+        state->in_vain += state->in_vain < 6;
+        state->skips = 1u << state->in_vain;
+    }
+    return false;
+}
+
 /* writer_wait waits until there is something to write. False at the end. */
 static bool writer_wait(struct state *state)
 {
     for (;;) {
         pulse_answer(&state->writer_pulse);
-        bool work = state->first || state->wanted > state->durable;
+        bool work = state->first || state->wanted > state->durable || state->log_first;
         if (state->stopping)
-            return state->first != NULL;
-        if (work && clock_now_us() >= state->due_us)
+            return state->first || state->log_first;
+        uint64_t now = clock_now_us(), until = state->due_us;
+        if (work && now >= state->due_us && !gather_waits(state, now))
             return true;
+        if (work && now >= state->due_us)
+            until = state->gather_until_us;
         if (!work) /* or who asks next would not wake us */
-            state->due_us = UINT64_MAX;
-        timed_wait(&state->asked, &state->lock, state->due_us);
+            until = state->due_us = UINT64_MAX;
+        timed_wait(&state->asked, &state->lock, until);
     }
 }
 
@@ -291,15 +365,15 @@ static void *writer_run(void *argument)
     while (writer_wait(state)) {
         struct group group = {.last = &group.first};
         /* An attempt that began before the close may have met a disk that has room again. */
-        bool last_attempt = state->stopping;
+        bool last_attempt = group.direct = state->stopping;
         group.full = last_attempt || state->haste == FIRM || state->wanted > state->durable ||
                      (state->haste == JOURNAL && state->durability != DURABILITY_NONE);
         group_take(state, &group);
         pthread_mutex_unlock(&state->lock);
+        uint64_t begun_us = clock_now_us();
         int error = group_write(state, &group);
         if (!error) {
             bytes_remove(state, group.first);
-            changes_pay(state, group.first);
             changes_free(group.first);
         }
         pthread_mutex_lock(&state->lock);
@@ -307,6 +381,9 @@ static void *writer_run(void *argument)
         if (!error) {
             state->stored = group.ticket;
             state->durable = group.full ? group.ticket : state->durable;
+            gather_plan(state, &group, begun_us);
+            if (state->log_first)
+                hurry(state, clock_now_us() + LAZY_MS * 1000);
         } else { /* back in front of what came meanwhile */
             if (group.first) {
                 *group.last = state->first;
@@ -368,6 +445,9 @@ bool state_when(struct state *state, struct state_waiter *waiter, int *error)
     if (waits) {
         waiter->next = state->waiters;
         state->waiters = waiter;
+        state->fresh += waiter->light;
+        if (state->fresh == state->expected)
+            pthread_cond_signal(&state->asked);
     }
     pthread_mutex_unlock(&state->lock);
     return waits;
@@ -575,7 +655,9 @@ static int directory_lock(struct state *state, const char *state_dir, struct tex
 /* rooms_open opens what lies in state_dir. */
 static int rooms_open(struct state *state, int directory, const char *state_dir, struct text *error)
 {
-    /* First the database: when it is damaged it takes data/ with it. */
+    /* It has the room that the database may need to open; and that comes before data/, which it
+     * takes with it when it is damaged. */
+    reserve_open(&state->reserve, directory);
     if (database_open(state, state_dir, error) < 0)
         return -1;
     state->data_dir = directory_open(directory, "data");
@@ -583,7 +665,6 @@ static int rooms_open(struct state *state, int directory, const char *state_dir,
         text_printf(error, "cannot write in state_dir %s: %s", state_dir, strerror(errno));
         return -1;
     }
-    reserve_open(&state->reserve, directory);
     return 0;
 }
 
@@ -667,6 +748,7 @@ void state_close(struct state *state)
     }
     threads_stop(state);
     changes_free(state->first);
+    text_finish(&state->log_packed);
     database_close(state);
     reserve_close(&state->reserve);
     if (state->data_dir >= 0)

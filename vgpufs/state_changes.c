@@ -21,8 +21,10 @@
 static const struct {
     const char *sql;
     enum haste haste;
+    /* In the log of groups; numbers that were used are never given to another. */
+    uint8_t code;
 } operations[OPERATION_COUNT] = {
-    [PUT_JOB_NUMBERS] = {UPSERT_VM("next_job", "?2"), FIRM},
+    [PUT_JOB_NUMBERS] = {UPSERT_VM("next_job", "?2"), FIRM, 1},
     [PUT_FILE_NUMBERS] = {UPSERT_VM("next_file", "?2"), FIRM},
     [PUT_IDENTITY] = {UPSERT_VM("identity", "?2"), FIRM},
     /* Takes the row's old name and the name's old row away too: a rename is one statement. */
@@ -30,31 +32,33 @@ static const struct {
     [DELETE_FILE] = {"DELETE FROM file WHERE vm = ?1 AND number = ?2", FIRM},
     [PUT_EXECUTOR] = {"INSERT OR REPLACE INTO executor (pid, start_time) VALUES (?1, ?2)", FIRM},
     [DELETE_EXECUTOR] = {"DELETE FROM executor WHERE pid = ?1", FIRM},
+    /* An older one may come behind, out of the log. */
     [PUT_CHANGE_TIME] = {"INSERT INTO meta (key, value) VALUES ('change_ns', ?1)"
-                         " ON CONFLICT (key) DO UPDATE SET value = ?1",
-                         LAZY},
+                         " ON CONFLICT (key) DO UPDATE SET value = max(value, ?1)",
+                         LAZY, 2},
     [PUT_MARK] = {"INSERT INTO meta (key, value) VALUES ('mark', 1)"
                   " ON CONFLICT (key) DO UPDATE SET value = value + 1",
                   LAZY},
     [PUT_JOB] = {"INSERT OR REPLACE INTO job (id, tag, pool, line, priority, state, legacy,"
                  " sequence, entry, queued_us) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
-                 JOURNAL},
+                 JOURNAL, 3},
     [PUT_DIRECTORY] = {"INSERT OR REPLACE INTO job (id, tag, priority, state, legacy, sequence,"
                        " entry, queued_us) VALUES (?1, ?2, 0, 0, 0, 0, 0, 0)",
-                       LAZY},
-    [START_JOB] = {"UPDATE job SET state = 2, attempts = attempts + 1 WHERE id = ?1", JOURNAL},
-    [UNSTART_JOB] = {"UPDATE job SET state = 1, attempts = attempts - 1 WHERE id = ?1", LAZY},
-    [RERUN_JOB] = {"UPDATE job SET state = 1, attempts = ?2 WHERE id = ?1", JOURNAL},
-    [CANCEL_JOB] = {"UPDATE job SET cancel = ?2 WHERE id = ?1", JOURNAL},
+                       LAZY, 4},
+    [START_JOB] = {"UPDATE job SET state = 2, attempts = attempts + 1 WHERE id = ?1", JOURNAL, 5},
+    [UNSTART_JOB] = {"UPDATE job SET state = 1, attempts = attempts - 1 WHERE id = ?1", LAZY, 6},
+    [RERUN_JOB] = {"UPDATE job SET state = 1, attempts = ?2 WHERE id = ?1", JOURNAL, 7},
+    [CANCEL_JOB] = {"UPDATE job SET cancel = ?2 WHERE id = ?1", JOURNAL, 8},
     [END_JOB] = {"UPDATE job SET state = ?2, kept_us = ?3, result_size = ?4, result = ?5"
                  " WHERE id = ?1",
-                 JOURNAL},
+                 JOURNAL, 9},
     [PUT_RESULT] = {"INSERT OR REPLACE INTO result (id, bytes) VALUES (?1, ?2)", JOURNAL},
-    [READ_JOB] = {"UPDATE job SET read = 1, kept_us = ?2 WHERE id = ?1", LAZY},
-    [RENEW_JOB] = {"UPDATE job SET entry = ?2, legacy = max(legacy, ?3) WHERE id = ?1", JOURNAL},
-    [MOVE_JOB] = {"UPDATE job SET priority = ?2 WHERE id = ?1", JOURNAL},
-    [HIDE_JOB] = {"UPDATE job SET hidden = 1 WHERE id = ?1", LAZY},
-    [DELETE_JOB] = {"DELETE FROM job WHERE id = ?1", LAZY},
+    [READ_JOB] = {"UPDATE job SET read = 1, kept_us = ?2 WHERE id = ?1", LAZY, 10},
+    [RENEW_JOB] = {"UPDATE job SET entry = ?2, legacy = max(legacy, ?3) WHERE id = ?1", JOURNAL,
+                   11},
+    [MOVE_JOB] = {"UPDATE job SET priority = ?2 WHERE id = ?1", JOURNAL, 12},
+    [HIDE_JOB] = {"UPDATE job SET hidden = 1 WHERE id = ?1", LAZY, 13},
+    [DELETE_JOB] = {"DELETE FROM job WHERE id = ?1", LAZY, 14},
     [DELETE_RESULT] = {"DELETE FROM result WHERE id = ?1", LAZY},
     [PUT_REJECTION] = {"INSERT INTO vm (id, entry, rejection) VALUES (?1, ?2, ?3)"
                        " ON CONFLICT (id) DO UPDATE SET entry = ?2, rejection = ?3",
@@ -78,6 +82,19 @@ enum haste operation_haste(enum operation operation)
 const char *operation_sql(enum operation operation)
 {
     return operations[operation].sql;
+}
+
+unsigned operation_code(enum operation operation)
+{
+    return operations[operation].code;
+}
+
+enum operation operation_of_code(uint64_t code)
+{
+    int operation = 0;
+    while (operation < OPERATION_COUNT && (!code || operations[operation].code != code))
+        operation++;
+    return (enum operation)operation;
 }
 
 /* Making changes. */
@@ -124,8 +141,8 @@ static struct value text_value(const char *text)
  * promise what the state will never have, or to run again what has a result already. What it has is
  * whole, and the next daemon goes on from there, as after kill -9.
  */
-static struct change *change_make(enum operation operation, const struct value *values,
-                                  unsigned count, struct blob *blob)
+struct change *change_make(enum operation operation, const struct value *values, unsigned count,
+                           struct blob *blob)
 {
     size_t size = sizeof(struct change) + count * sizeof(uint64_t);
     for (unsigned i = 0; i < count; i++)

@@ -45,6 +45,8 @@ static const char *const migrations[] = {
     "ALTER TABLE vm ADD COLUMN request_error BLOB;",
     /* Why a job that ran was to be cancelled; NULL: it was not. */
     "ALTER TABLE job ADD COLUMN cancel BLOB;",
+    /* Groups that are not in the other tables yet (state_log.c). */
+    "CREATE TABLE log (number INTEGER PRIMARY KEY, changes BLOB NOT NULL);",
 };
 #define SCHEMA_VERSION ((int)(sizeof(migrations) / sizeof(migrations[0])))
 
@@ -177,7 +179,6 @@ static int statements_prepare(struct state *state, const char *path, struct text
 {
     static const char read_result[] = "SELECT result FROM job WHERE id = ?1 AND result IS NOT NULL"
                                       " UNION ALL SELECT bytes FROM result WHERE id = ?1";
-    rows_each(state, "SELECT value FROM meta WHERE key = 'change_ns'", 0, 0, change_time_row, NULL);
     for (int i = 0; i < OPERATION_COUNT; i++) {
         if (sqlite3_prepare_v2(state->database, operation_sql((enum operation)i), -1,
                                &state->prepared[i], NULL) == SQLITE_OK)
@@ -187,7 +188,11 @@ static int statements_prepare(struct state *state, const char *path, struct text
     }
     if (sqlite3_prepare_v2(state->database, "BEGIN IMMEDIATE", -1, &state->begin, NULL) !=
             SQLITE_OK ||
-        sqlite3_prepare_v2(state->database, "COMMIT", -1, &state->commit, NULL) != SQLITE_OK) {
+        sqlite3_prepare_v2(state->database, "COMMIT", -1, &state->commit, NULL) != SQLITE_OK ||
+        sqlite3_prepare_v2(state->database, "INSERT INTO log (changes) VALUES (?1)", -1,
+                           &state->put_log, NULL) != SQLITE_OK ||
+        sqlite3_prepare_v2(state->database, "DELETE FROM log", -1, &state->clear_log, NULL) !=
+            SQLITE_OK) {
         text_printf(error, "cannot use %s: %s", path, sqlite3_errmsg(state->database));
         return -1;
     }
@@ -225,7 +230,21 @@ static int database_try(struct state *state, const char *path, struct text *erro
     state->syncing = true;
     if (database_migrate(state, path, error) < 0)
         return -1;
-    return statements_prepare(state, path, error);
+    if (statements_prepare(state, path, error) < 0)
+        return -1;
+    pthread_mutex_lock(&state->database_lock);
+    result = log_open(state);
+    pthread_mutex_unlock(&state->database_lock);
+    /* Values that no table takes were not written by vgpufs. */
+    if (is_damage(result) || (result & 0xff) == SQLITE_CONSTRAINT ||
+        (result & 0xff) == SQLITE_MISMATCH)
+        return DAMAGED;
+    if (result != SQLITE_OK) {
+        text_printf(error, "cannot use %s: %s", path, sqlite3_errstr(result));
+        return -1;
+    }
+    rows_each(state, "SELECT value FROM meta WHERE key = 'change_ns'", 0, 0, change_time_row, NULL);
+    return 0;
 }
 
 /*
@@ -288,15 +307,19 @@ int database_open(struct state *state, const char *state_dir, struct text *error
 
 void database_close(struct state *state)
 {
+    log_forget(state); /* what is in it stays there, or is damaged */
     for (int i = 0; i < OPERATION_COUNT; i++) {
         sqlite3_finalize(state->prepared[i]);
         state->prepared[i] = NULL;
     }
     sqlite3_finalize(state->begin);
     sqlite3_finalize(state->commit);
+    sqlite3_finalize(state->put_log);
+    sqlite3_finalize(state->clear_log);
     sqlite3_finalize(state->read_result);
     sqlite3_close(state->reader);
     sqlite3_close(state->database);
     state->begin = state->commit = state->read_result = NULL;
+    state->put_log = state->clear_log = NULL;
     state->reader = state->database = NULL;
 }

@@ -90,10 +90,11 @@ struct state {
      */
     pthread_mutex_t database_lock;
     sqlite3 *database;
-    sqlite3_stmt *prepared[OPERATION_COUNT], *begin, *commit;
-    bool syncing;      /* the connection's synchronous=FULL */
-    bool unsynced;     /* the log may have what was written without a sync */
-    bool log_in_doubt; /* writing failed: the write-ahead log is not to be built upon */
+    sqlite3_stmt *prepared[OPERATION_COUNT], *begin, *commit, *put_log, *clear_log;
+    struct text log_packed; /* what is written into the log: kept for its memory */
+    bool syncing;           /* the connection's synchronous=FULL */
+    bool unsynced;          /* the log may have what was written without a sync */
+    bool log_in_doubt;      /* writing failed: the write-ahead log is not to be built upon */
     /* Results are read by a connection of its own, which no transaction holds up. */
     pthread_mutex_t reader_lock;
     sqlite3 *reader;
@@ -107,6 +108,10 @@ struct state {
     pthread_mutex_t lock;               /* guards all below */
     pthread_cond_t asked, written, due; /* to the writer; state_wait, _settle; the announcer */
     struct change *first, **last;
+    /* What is in the log of groups and not in the tables. Changed with both locks held. */
+    struct change *log_first, *log_last;
+    size_t log_count;
+    uint64_t log_bytes;
     enum config_durability durability;
     uint64_t group_ms;
     uint64_t due_us;      /* when the next group is to be written; UINT64_MAX: nothing is asked */
@@ -117,13 +122,24 @@ struct state {
     state_ticket wanted;  /* what somebody waits for to be on the disk */
     int failure;          /* errno of the last attempt to write, 0 if it succeeded */
     struct state_waiter *waiters;
-    unsigned telling; /* threads that tell waiters, without the lock */
+    size_t fresh;    /* light ones that came since a group was taken: the next group is for them */
+    size_t expected; /* so many may come, if those who were told come back */
+    uint64_t gather_until_us; /* so long they are waited for */
+    unsigned in_vain, skips;  /* they did not come, so many times in a row; groups without that */
+    unsigned telling;         /* threads that tell waiters, without the lock */
     bool stopping, giving_up;
 };
 
 /* Changes (state_changes.c). change_apply: 0, or -1 and the database knows why. */
 enum haste operation_haste(enum operation operation);
 const char *operation_sql(enum operation operation);
+/* operation_code is what stands for it in the log of groups; 0: it never is there. */
+unsigned operation_code(enum operation operation);
+/* operation_of_code: OPERATION_COUNT if it is none. */
+enum operation operation_of_code(uint64_t code);
+/* change_make copies the values' bytes. Never NULL. */
+struct change *change_make(enum operation operation, const struct value *values, unsigned count,
+                           struct blob *blob);
 /* change_ask queues a list of changes, which it owns from then on; NULL: there are none. */
 state_ticket change_ask(struct state *state, struct change *first, struct change *last,
                         size_t count);
@@ -144,9 +160,35 @@ void database_close(struct state *state);
 int database_errno(sqlite3 *database);
 /* database_sync chooses whether commits wait for the disk. */
 int database_sync(struct state *state, bool full);
+/* rows_each runs a query and calls `row` for each row. -1, and logged, if not all could be read.
+ * rows_read is it for who holds the database's lock. */
 int rows_each(struct state *state, const char *query, uint64_t first, uint64_t last,
               void (*row)(sqlite3_stmt *statement, void *context), void *context);
+int rows_read(struct state *state, const char *query, uint64_t first, uint64_t last,
+              void (*row)(sqlite3_stmt *statement, void *context), void *context);
+int statement_run(sqlite3_stmt *statement);
 uint64_t column_number(sqlite3_stmt *statement, int column);
+
+/*
+ * The log of groups (state_log.c). The database's lock is held. log_open has what a crash left
+ * there in the tables: 0, or SQLite's error.
+ */
+int log_open(struct state *state);
+/* log_takes: is a group to be written into the log? */
+bool log_takes(const struct state *state, const struct change *first);
+/* log_write and log_apply are part of a transaction: the group becomes a row of the log; all that
+ * is in the log goes into the tables. 0, an errno, or -1: the database knows why. */
+int log_write(struct state *state, const struct change *stamp, const struct change *first);
+int log_apply(struct state *state);
+/* When that is committed: log_keep takes over what was written, log_forget frees what was applied.
+ */
+void log_keep(struct state *state, struct change *first);
+void log_forget(struct state *state);
+/* log_settle is log_apply with a transaction of its own: 0, or SQLite's error, and it is logged. */
+int log_settle(struct state *state);
+/* log_find_result returns a reference to a result that is in the log. `found` is set if what the
+ * log says of the job takes a result in the tables away. */
+struct blob *log_find_result(struct state *state, uint64_t job, bool *found);
 
 /* directory_sync has the folder's entries on disk. 0, or -1 and errno. */
 int directory_sync(int at, const char *path);

@@ -6,9 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* rows_read runs a query and calls `row` for each row. -1, and logged, if not all could be read. */
-static int rows_read(struct state *state, const char *query, uint64_t first, uint64_t last,
-                     void (*row)(sqlite3_stmt *statement, void *context), void *context)
+int rows_read(struct state *state, const char *query, uint64_t first, uint64_t last,
+              void (*row)(sqlite3_stmt *statement, void *context), void *context)
 {
     sqlite3_stmt *statement;
     if (sqlite3_prepare_v2(state->database, query, -1, &statement, NULL) != SQLITE_OK) {
@@ -32,7 +31,7 @@ int rows_each(struct state *state, const char *query, uint64_t first, uint64_t l
               void (*row)(sqlite3_stmt *statement, void *context), void *context)
 {
     pthread_mutex_lock(&state->database_lock);
-    int result = rows_read(state, query, first, last, row, context);
+    int result = log_settle(state) == 0 ? rows_read(state, query, first, last, row, context) : -1;
     pthread_mutex_unlock(&state->database_lock);
     return result;
 }
@@ -128,6 +127,9 @@ struct blob *state_load_result(struct state *state, unsigned vm, uint64_t number
 {
     struct text text = {0};
     bool found = false;
+    struct blob *logged = log_find_result(state, job_id(vm, number), &found);
+    if (found)
+        return logged;
     pthread_mutex_lock(&state->reader_lock);
     sqlite3_bind_int64(state->read_result, 1, (sqlite3_int64)job_id(vm, number));
     int result = sqlite3_step(state->read_result);

@@ -14,8 +14,8 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-/* For what belongs to no job: the write-ahead log, and pages that are used in part. */
-#define BASE_BYTES UINT64_C(1048576)
+/* For what belongs to no job: the write-ahead log, the log of groups, and pages used in part. */
+#define BASE_BYTES UINT64_C(2097152)
 /* It grows and shrinks by so much, so that it hardly ever does. */
 #define STEP_BYTES UINT64_C(4194304)
 /* What is let go of at once when the database needs room, and the least that is taken back. */

@@ -31,6 +31,7 @@ from pathlib import Path
 KILL_POINTS = [  # the places in the daemon (KILL_POINT), in a build with -Dkill_points=true
     "asked", "group-begun", "group-applied", "group-committed", "announcing", "announced",
     "end-asked", "ended", "answering", "answered", "replying", "replied", "starting", "restoring",
+    "log-applied",
 ]
 ENDING = ("end-asked", "ended", "answering", "answered")  # not reached while the pools are held
 VMS = 4

@@ -92,7 +92,8 @@ static int columns_of(sqlite3 *database, const char *table)
 /* rows_write puts rows into the tables of an empty state, as far as they take them. */
 static void rows_write(const char *path, struct input *input)
 {
-    static const char *const tables[] = {"job", "vm", "file", "result", "pool", "executor", "meta"};
+    static const char *const tables[] = {"job",  "vm",       "file", "result",
+                                         "pool", "executor", "meta", "log"};
     sqlite3 *database;
     CHECK(sqlite3_open(path, &database) == SQLITE_OK);
     while (input->size) {

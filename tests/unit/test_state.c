@@ -429,6 +429,11 @@ static void test_migration(void **unused)
     state_put_directory(opened, 3, 7, "new");
     reopen();
     assert_jobs(3, "vm3 7 new - - p0 s0 n0 e0 q0 k0\n");
+    /* The last version without a log. */
+    close_state();
+    run_sql("DROP TABLE log; PRAGMA user_version = 3");
+    open_state();
+    assert_jobs(3, "vm3 7 new - - p0 s0 n0 e0 q0 k0\n");
     /* By halves it is not: what a table of another make hinders leaves version 1 as it was. */
     close_state();
     unlink(scratch_path("state/state.db"));
@@ -654,12 +659,12 @@ static void test_newer_version(void **unused)
     open_state();
     state_put_job_numbers(opened, 5, 99);
     close_state();
-    run_sql("PRAGMA user_version = 4");
-    assert_no_state(scratch_path("state"), "is of version 4, this vgpufs knows 3", "install");
+    run_sql("PRAGMA user_version = 5");
+    assert_no_state(scratch_path("state"), "is of version 5, this vgpufs knows 4", "install");
     run_sql("PRAGMA user_version = -1");
     assert_no_state(scratch_path("state"), "is of version", "install");
     /* It was left as it is. */
-    run_sql("PRAGMA user_version = 3");
+    run_sql("PRAGMA user_version = 4");
     open_state();
     assert_vms("vm5 99 1 -\n");
 }
@@ -718,6 +723,174 @@ static void test_damaged(void **unused)
     state_put_job_numbers(opened, 1, 2);
     reopen();
     assert_vms("vm1 2 1 -\n");
+}
+
+/* The log of groups: what is durable there is in no table yet. */
+
+/* put_jobs asks for one job of each VM from `first` on. */
+static void put_jobs(struct state *state, unsigned first, unsigned count)
+{
+    struct state_batch batch = {0};
+    for (unsigned vm = first; vm < first + count; vm++) {
+        struct state_job job = {.vm = vm,
+                                .number = 1,
+                                .tag = "t",
+                                .pool = "A",
+                                .line = "NOP\n",
+                                .priority = 1,
+                                .state = 1,
+                                .entry = vm};
+        state_batch_add(&batch, &job);
+    }
+    state_put_batch(state, &batch);
+}
+
+static void count_job(void *context, const struct state_job *job)
+{
+    assert_int_equal(job->entry, job->vm);
+    assert_string_equal(job->line, "NOP\n");
+    ++*(unsigned *)context;
+}
+
+static void assert_job_count(unsigned expected)
+{
+    unsigned count = 0;
+    assert_int_equal(state_load_jobs(opened, 0, count_job, &count), 0);
+    assert_int_equal(count, expected);
+}
+
+/* log_child writes two groups and is killed as soon as they are durable. */
+static void log_child(void)
+{
+    struct text error = {0}, bytes = {0};
+    struct state *state = state_open(scratch_path("state"), &error);
+    if (!state)
+        _exit(2);
+    put_jobs(state, 1, 6);
+    state_start_job(state, 3, 1);
+    if (state_wait(state, state_now(state)) != 0)
+        _exit(3);
+    text_append(&bytes, "status=done\n\0\xff", 14);
+    struct blob *blob = blob_from_text(&bytes);
+    state_end_job(state, 3, 1, 3, UINT64_C(1) << 62, blob);
+    state_start_job(state, 5, 1);
+    state_move_job(state, 6, 1, 0);
+    state_cancel_job(state, 5, 1, NULL);
+    state_delete_job(state, 4, 1, 0);
+    state_put_job_numbers(state, 6, UINT64_C(1) << 39);
+    _exit(state_wait(state, state_now(state)));
+}
+
+static void test_log_killed(void **unused)
+{
+    (void)unused;
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0)
+        log_child();
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+    for (int round = 0; round < 2; round++) { /* once only: an attempt is counted, not noted */
+        open_state();
+        assert_jobs(3, "vm3 1 t A NOP\n p1 s3 n1 e3 q0 k4611686018427387904\n");
+        assert_jobs(4, "");
+        assert_jobs(5, "vm5 1 t A NOP\n p1 s2 n1 e5 q0 k0\n");
+        assert_jobs(6, "vm6 1 t A NOP\n p0 s1 n0 e6 q0 k0\n");
+        assert_vms("vm6 549755813888 1 -\n");
+        struct blob *blob = state_load_result(opened, 3, 1);
+        assert_non_null(blob);
+        assert_int_equal(blob->size, 14);
+        assert_memory_equal(blob->data, "status=done\n\0\xff", 14);
+        blob_unref(blob);
+        close_state();
+    }
+}
+
+/* What is durable is seen, wherever it is; the newest that the log says of a result counts. */
+static void test_log_is_read(void **unused)
+{
+    (void)unused;
+    open_state();
+    put_jobs(opened, 1, 8);
+    put_result(2, 1, 100, 'a');
+    put_result(3, 1, 100, 'b');
+    state_delete_job(opened, 3, 1, 100);
+    put_result(2, 1, 200, 'c');
+    assert_int_equal(state_wait(opened, state_now(opened)), 0);
+    assert_result(2, 1, 200, 'c');
+    assert_null(state_load_result(opened, 3, 1));
+    assert_job_count(7);
+    assert_result(2, 1, 200, 'c');
+}
+
+/* The log takes so much only, and what no log takes comes behind what is in it. */
+static void test_log_is_full(void **unused)
+{
+    (void)unused;
+    enum { ROUNDS = 8, COUNT = 1500 };
+    open_state();
+    for (unsigned round = 0; round < ROUNDS; round++) {
+        put_jobs(opened, 1 + round * COUNT, COUNT);
+        assert_int_equal(state_wait(opened, state_now(opened)), 0);
+    }
+    put_jobs(opened, 1 + ROUNDS * COUNT, 8);
+    assert_int_equal(state_wait(opened, state_now(opened)), 0);
+    put_result(1, 1, 300000, 'x');
+    state_delete_job(opened, 1 + ROUNDS * COUNT, 1, 0);
+    assert_int_equal(state_wait(opened, state_now(opened)), 0);
+    assert_result(1, 1, 300000, 'x');
+    reopen();
+    assert_job_count(ROUNDS * COUNT + 7);
+    assert_result(1, 1, 300000, 'x');
+}
+
+/* A disk that refuses takes nothing of what is durable, and gets the rest later. */
+static void test_log_refused(void **unused)
+{
+    (void)unused;
+    open_state();
+    put_jobs(opened, 1, 8);
+    assert_int_equal(state_wait(opened, state_now(opened)), 0);
+    scratch_disk_full(1);
+    put_jobs(opened, 9, 8);
+    assert_int_not_equal(state_wait(opened, state_now(opened)), 0);
+    scratch_disk_full(0);
+    reopen();
+    assert_job_count(16);
+}
+
+/* Bytes that vgpufs did not write there, and changes that no table takes, are damage. */
+static void test_log_damaged(void **unused)
+{
+    (void)unused;
+    static const char *const rows[] = {
+        "x'ff'",
+        "x'ffffffffffffffffffffff'",
+        "x'63010000000101'",                                   /* no such operation */
+        "x'0e00000000'",                                       /* nothing of what it needs */
+        "x'0e01000000'",                                       /* no value */
+        "x'0e0100010001'",                                     /* no byte of the one that it says */
+        "x'0e010000ff01'",                                     /* nor of the result */
+        "x'0e1100000001010101010101010101010101010101010101'", /* too many values */
+        "x'030100000005'",                                     /* a job without a tag */
+        "17",
+    };
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        char sql[160];
+        open_state();
+        put_jobs(opened, 1, 1);
+        close_state();
+        snprintf(sql, sizeof(sql), "INSERT INTO log (changes) VALUES (%s)", rows[i]);
+        run_sql(sql);
+        open_state();
+        if (!aside_path("state.db"))
+            fail_msg("%s was taken", rows[i]);
+        assert_job_count(0);
+        close_state();
+        scratch_remove();
+        scratch_make();
+    }
 }
 
 /* Our version, and not our tables. */
@@ -990,6 +1163,11 @@ int main(void)
         STATE_TEST(test_jobs),
         STATE_TEST(test_large_result),
         STATE_TEST(test_written_is_not_durable),
+        STATE_TEST(test_log_killed),
+        STATE_TEST(test_log_is_read),
+        STATE_TEST(test_log_is_full),
+        STATE_TEST(test_log_refused),
+        STATE_TEST(test_log_damaged),
         STATE_TEST(test_unawaited),
         STATE_TEST(test_room),
         STATE_TEST(test_log_size),
