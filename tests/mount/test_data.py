@@ -344,12 +344,12 @@ def test_outputs_are_charged(vgpufs):
 def test_a_full_disk(vgpufs):
     """ENOSPC, and the daemon goes on: reading works, deleting makes room again."""
     daemon = vgpufs(start=False)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", daemon.state_dir], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", daemon.state_dir], check=True)
     try:
         daemon.start()
         vm = daemon.vm(1)
         vm.write_data("small", b"x")
-        assert errno_of(vm.write_data, "big", bytes(8 * MIB)) == "ENOSPC"
+        assert errno_of(vm.write_data, "big", bytes(32 * MIB)) == "ENOSPC"
         assert read_file(vm.data / "small") == b"x"
         os.unlink(vm.data / "big")
         wait_until(lambda: errno_of(vm.write_data, "again", bytes(MIB)) is None, what="room again")

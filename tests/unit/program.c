@@ -36,6 +36,7 @@ static void child_exec(const char *const *arguments, const struct program_setup 
                        int error)
 {
     static char *no_environment[] = {NULL};
+    signal(SIGHUP, SIG_DFL); /* whoever runs the tests under nohup(1) ignores it, and so would it */
     int file = open(arguments[0], O_RDONLY | O_CLOEXEC);
     if (file < 0 || dup2(setup->out ? setup->out : out, STDOUT_FILENO) < 0 ||
         dup2(setup->error ? setup->error : error, STDERR_FILENO) < 0)
