@@ -80,7 +80,7 @@ def test_a_flood_of_listings(vgpufs):
     vm = daemon.vm(1)
     for i in range(1000):
         os.close(os.open(vm.data / f"{i:0250}", os.O_CREAT | os.O_WRONLY))
-    with many_descriptors() as fds, memory_bounded(daemon, 24):
+    with many_descriptors() as fds, memory_bounded(daemon, 60):
         assert open_until_refused(fds, vm.data, os.O_RDONLY, 1000) == "EDQUOT"
         assert 20 < len(fds) < 40, "each takes some 300 bytes for a name"
         assert vm.status()["last_error"]["text"] == "what is open takes max_open_bytes"
@@ -107,7 +107,7 @@ def test_open_results(vgpufs):
     """A result is kept for who has begun to read it, but not without end."""
     daemon, vm = large_results(vgpufs, COUNT, {"max_open_bytes": "4M"})
     with many_descriptors() as fds:
-        with memory_bounded(daemon, 24):
+        with memory_bounded(daemon, 40):
             for number in range(1, COUNT + 1):
                 fds.append(os.open(vm.job(number) / "result", os.O_RDONLY))
                 os.read(fds[-1], 4096)
