@@ -187,8 +187,8 @@ static bool walk_counts(struct walk *walk, void *item, const struct handover *ha
     NUMBERS(walk, &counts->kind, &counts->vm);
     bytes(walk, &counts->pool);
     bytes(walk, &counts->numbers);
-    return counts->vm <=
-           UINT16_MAX; /* whoever takes them knows their kind, and how many they are */
+    /* Whoever takes them knows their kind, and how many they are. */
+    return counts->vm <= UINT16_MAX;
 }
 
 /* is_request: is it a whole one, with that opcode or (0) one of those that may wait? */

@@ -153,6 +153,15 @@ struct change *change_mark(void);
 void changes_free(struct change *first);
 void bytes_remove(const struct state *state, const struct change *group);
 
+/* How long what nobody waits for is collected. */
+#define LAZY_MS 50
+/* hurry has the writer begin at `due_us` at the latest; the state is locked. */
+void hurry(struct state *state, uint64_t due_us);
+/* waiter_is_due: is there nothing more to wait for? Then *error is its answer. Locked. */
+bool waiter_is_due(const struct state *state, const struct state_waiter *waiter, int *error);
+/* writer_run is the thread that writes (state_writer.c); its argument is the state. */
+void *writer_run(void *argument);
+
 /* The database (state_database.c). */
 int database_open(struct state *state, const char *state_dir, struct text *error);
 void database_close(struct state *state);

@@ -547,7 +547,7 @@ static void test_jobs(void **unused)
     assert_null(state_load_result(opened, 2, 2));
 }
 
-/* number_of asks the closed database for one number. */
+/* number_of asks the database for one number, with a connection of its own. */
 static long number_of(const char *sql)
 {
     sqlite3 *database;
@@ -836,12 +836,15 @@ static void test_log_is_full(void **unused)
     }
     put_jobs(opened, 1 + ROUNDS * COUNT, 8);
     assert_int_equal(state_wait(opened, state_now(opened)), 0);
+    put_jobs(opened, 2 + (ROUNDS + 1) * COUNT, 4 * COUNT); /* more than it takes at once */
+    assert_int_equal(state_wait(opened, state_now(opened)), 0);
+    assert_int_equal(number_of("SELECT count(*) FROM log"), 0);
     put_result(1, 1, 300000, 'x');
     state_delete_job(opened, 1 + ROUNDS * COUNT, 1, 0);
     assert_int_equal(state_wait(opened, state_now(opened)), 0);
     assert_result(1, 1, 300000, 'x');
     reopen();
-    assert_job_count(ROUNDS * COUNT + 7);
+    assert_job_count((ROUNDS + 4) * COUNT + 7);
     assert_result(1, 1, 300000, 'x');
 }
 
