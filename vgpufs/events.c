@@ -8,35 +8,27 @@
 #include "vm.h"
 
 #include <inttypes.h>
-#include <pthread.h>
+#include <stdatomic.h>
 #include <string.h>
 
-static pthread_mutex_t window_lock = PTHREAD_MUTEX_INITIALIZER; /* guards the three below */
-static uint64_t window_second;
-static unsigned window_lines, window_left_out;
+/* The lines of this second: the second in the upper half, how many were wanted in the lower. One
+ * number, since the pools share no lock. */
+static _Atomic uint64_t window;
 
 /* window_open: may one more line be written now? */
 static bool window_open(struct server *server)
 {
     if (!atomic_load_explicit(&server->log_jobs, memory_order_relaxed))
         return false;
-    unsigned left_out = 0;
-    pthread_mutex_lock(&window_lock);
-    uint64_t second = clock_now_us() / 1000000;
-    if (second != window_second) {
-        left_out = window_left_out;
-        window_second = second;
-        window_lines = window_left_out = 0;
-    }
-    bool open = window_lines < EVENTS_PER_SECOND;
-    if (open)
-        window_lines++;
-    else
-        window_left_out++;
-    pthread_mutex_unlock(&window_lock);
-    if (left_out)
-        log_info("%u more lines about jobs were left out", left_out);
-    return open;
+    uint64_t second = (clock_now_us() / 1000000) << 32, next;
+    uint64_t last = atomic_load_explicit(&window, memory_order_relaxed);
+    do {
+        next = last >> 32 == second >> 32 ? last + 1 : second | 1;
+    } while (!atomic_compare_exchange_weak_explicit(&window, &last, next, memory_order_relaxed,
+                                                    memory_order_relaxed));
+    if ((uint32_t)next == 1 && (uint32_t)last > EVENTS_PER_SECOND)
+        log_info("%u more lines about jobs were left out", (uint32_t)last - EVENTS_PER_SECOND);
+    return (uint32_t)next <= EVENTS_PER_SECOND;
 }
 
 static void job_line(struct server *server, const char *event, const struct job *job)
