@@ -67,7 +67,6 @@ struct job {
     atomic_uchar state;        /* enum job_state */
     bool read;                 /* somebody has read the whole result */
     bool forgotten;            /* rmdir: no longer in the VM's tables */
-    bool legacy;               /* came through request.txt */
     bool listed;               /* among the VM's ended jobs */
     bool journaled;            /* has a row in the state */
     bool line_is_own;          /* `line` is a piece of memory by itself */

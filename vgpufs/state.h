@@ -70,11 +70,11 @@ struct state_job {
     unsigned state;     /* enum job_state, whose numbers never change */
     unsigned attempts;  /* that were noted: those that ended with the daemon */
     const char *cancel; /* why it was to be cancelled when it ran; NULL: it was not */
-    bool legacy;        /* came through request.txt */
     bool read;          /* somebody has read the whole result */
     bool hidden;        /* has no directory any more; the newest entry, or the last request */
     uint64_t sequence;  /* arrival in its pool */
     uint64_t entry;     /* when it became its VM's newest entry: a count */
+    uint64_t request;   /* when it became the last request in that count; 0: never */
     uint64_t queued_at_us, kept_at_us;
     uint64_t result_size;
 };
@@ -134,9 +134,9 @@ state_ticket state_cancel_job(struct state *state, unsigned vm, uint64_t number,
 state_ticket state_end_job(struct state *state, unsigned vm, uint64_t number, unsigned end,
                            uint64_t kept_at_us, struct blob *result);
 state_ticket state_read_job(struct state *state, unsigned vm, uint64_t number, uint64_t kept_at_us);
-/* It is the newest entry once more; `legacy`: and the last request. */
+/* It is the newest entry once more; `is_request`: and the last request. */
 state_ticket state_renew_job(struct state *state, unsigned vm, uint64_t number, uint64_t entry,
-                             bool legacy);
+                             bool is_request);
 state_ticket state_move_job(struct state *state, unsigned vm, uint64_t number, unsigned priority);
 state_ticket state_hide_job(struct state *state, unsigned vm, uint64_t number);
 state_ticket state_delete_job(struct state *state, unsigned vm, uint64_t number,

@@ -40,7 +40,8 @@ static const struct {
                   " ON CONFLICT (key) DO UPDATE SET value = value + 1",
                   LAZY},
     [PUT_JOB] = {"INSERT OR REPLACE INTO job (id, tag, pool, line, priority, state, legacy,"
-                 " sequence, entry, queued_us) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                 " sequence, entry, queued_us)"
+                 " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7 * ?9, ?8, ?9, ?10)",
                  JOURNAL, 3},
     [PUT_DIRECTORY] = {"INSERT OR REPLACE INTO job (id, tag, priority, state, legacy, sequence,"
                        " entry, queued_us) VALUES (?1, ?2, 0, 0, 0, 0, 0, 0)",
@@ -54,8 +55,8 @@ static const struct {
                  JOURNAL, 9},
     [PUT_RESULT] = {"INSERT OR REPLACE INTO result (id, bytes) VALUES (?1, ?2)", JOURNAL},
     [READ_JOB] = {"UPDATE job SET read = 1, kept_us = ?2 WHERE id = ?1", LAZY, 10},
-    [RENEW_JOB] = {"UPDATE job SET entry = ?2, legacy = max(legacy, ?3) WHERE id = ?1", JOURNAL,
-                   11},
+    [RENEW_JOB] = {"UPDATE job SET entry = ?2, legacy = max(legacy, ?3 * ?2) WHERE id = ?1",
+                   JOURNAL, 11},
     [MOVE_JOB] = {"UPDATE job SET priority = ?2 WHERE id = ?1", JOURNAL, 12},
     [HIDE_JOB] = {"UPDATE job SET hidden = 1 WHERE id = ?1", LAZY, 13},
     [DELETE_JOB] = {"DELETE FROM job WHERE id = ?1", LAZY, 14},
@@ -277,7 +278,7 @@ static struct change *job_change(const struct state_job *job)
         text_value(job->line),
         number_value(job->priority),
         number_value(job->state),
-        number_value(job->legacy),
+        number_value(job->request != 0),
         number_value(job->sequence),
         number_value(job->entry),
         number_value(job->queued_at_us),
@@ -362,10 +363,10 @@ state_ticket state_read_job(struct state *state, unsigned vm, uint64_t number, u
 }
 
 state_ticket state_renew_job(struct state *state, unsigned vm, uint64_t number, uint64_t entry,
-                             bool legacy)
+                             bool is_request)
 {
     struct value values[] = {number_value(job_id(vm, number)), number_value(entry),
-                             number_value(legacy)};
+                             number_value(is_request)};
     return ASK(state, RENEW_JOB, values);
 }
 

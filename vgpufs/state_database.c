@@ -47,6 +47,9 @@ static const char *const migrations[] = {
     "ALTER TABLE job ADD COLUMN cancel BLOB;",
     /* Groups that are not in the other tables yet (state_log.c). */
     "CREATE TABLE log (number INTEGER PRIMARY KEY, changes BLOB NOT NULL);",
+    /* legacy says when, not only that: what is submitted again another way is no later request.
+     * What the log may still hold is multiplied when it gets here (state_changes.c). */
+    "UPDATE job SET legacy = entry WHERE legacy <> 0;",
 };
 #define SCHEMA_VERSION ((int)(sizeof(migrations) / sizeof(migrations[0])))
 

@@ -96,7 +96,7 @@ static void job_row(sqlite3_stmt *statement, void *context)
         .priority = (unsigned)column_number(statement, 4),
         .state = (unsigned)column_number(statement, 5),
         .attempts = (unsigned)column_number(statement, 6),
-        .legacy = column_number(statement, 7) != 0,
+        .request = column_number(statement, 7),
         .read = column_number(statement, 8) != 0,
         .hidden = column_number(statement, 9) != 0,
         .sequence = column_number(statement, 10),

@@ -57,6 +57,7 @@ struct last_error {
 /* The answers of response.txt. */
 struct legacy {
     struct job *job;               /* of the last request; NULL: none, or it was rejected */
+    uint64_t restored;             /* when it became that, if an earlier daemon took it */
     char error[COMMAND_MAX_ERROR]; /* of a rejected request; "" */
 };
 

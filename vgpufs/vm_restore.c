@@ -27,7 +27,6 @@ static struct job *job_of(struct vm *vm, const struct state_job *saved)
     job_set_number(job, saved->number);
     job->journaled = true;
     job->forgotten = saved->hidden;
-    job->legacy = saved->legacy && saved->line; /* a request always is a line */
     job->read = saved->read;
     job->entry = saved->entry;
     bool pending = saved->state == JOB_QUEUED || saved->state == JOB_RUNNING;
@@ -51,7 +50,7 @@ static void entry_replaced(struct vm *vm, struct job *job)
 }
 
 /* entry_restore makes the job the newest entry if it became it last, and the last request. */
-static void entry_restore(struct vm *vm, struct job *job)
+static void entry_restore(struct vm *vm, struct job *job, const struct state_job *saved)
 {
     if (job->entry && job->entry >= vm->entries) {
         vm->entries = job->entry;
@@ -59,9 +58,10 @@ static void entry_restore(struct vm *vm, struct job *job)
         vm->newest.job = job_ref(job);
         entry_replaced(vm, old);
     }
-    struct job *last = vm->legacy.job;
-    if (job->legacy && (!last || job->entry > last->entry)) {
+    if (job->line && saved->request > vm->legacy.restored) { /* a request always is a line */
+        struct job *last = vm->legacy.job;
         vm->legacy.job = job_ref(job);
+        vm->legacy.restored = saved->request;
         entry_replaced(vm, last);
     }
 }
@@ -172,7 +172,7 @@ void vm_restore(struct vm *vm, const struct state_job *saved)
     if (job)
         vm_numbers_skip(vm, job->number);
     if (job)
-        entry_restore(vm, job_ref(job)); /* the reference is ours */
+        entry_restore(vm, job_ref(job), saved); /* the reference is ours */
     if (job && ended) {
         atomic_store(&job->state, (unsigned char)saved->state);
         job->pool = server_find_pool(vm->server, saved->pool);
@@ -213,7 +213,7 @@ void vm_restored(struct vm *vm, const struct state_vm *saved)
         entry_replaced(vm, old);
     }
     struct job *request = vm->legacy.job;
-    if (saved->request_error && (!request || saved->request_entry > request->entry))
+    if (saved->request_error && (!request || saved->request_entry > vm->legacy.restored))
         snprintf(vm->legacy.error, sizeof(vm->legacy.error), "%s", saved->request_error);
     if (request && request->line) {
         struct text written = {0};

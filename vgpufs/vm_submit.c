@@ -299,9 +299,9 @@ static void journal(struct submission *submission, struct job *job, uint64_t que
         .line = job->line,
         .priority = job->queue.priority,
         .state = JOB_QUEUED,
-        .legacy = submission->via == VIA_REQUEST,
         .sequence = job->queue.sequence,
         .entry = job->entry,
+        .request = submission->via == VIA_REQUEST ? job->entry : 0,
         .queued_at_us = queued_at_us,
     };
     state_batch_add(&submission->batch, &row);

@@ -117,6 +117,38 @@ def test_the_newest_entry(vgpufs, end):
 
 
 @pytest.mark.parametrize("end", ENDS)
+def test_the_last_request(vgpufs, end):
+    """A request that is submitted again through `submit` is no later request for that."""
+    daemon = vgpufs()
+    accepted, refused = daemon.vm(1), daemon.vm(2)
+
+    def response(vm):
+        return read_file(vm.dir / "response.txt")
+
+    def request(vm, line):
+        write_file(vm.dir / "request.txt", line)
+        wait_until(lambda: not response(vm).startswith(b"0:"), what="an answer")
+
+    for vm in (accepted, refused):
+        request(vm, "VECTOR_ADD n=4 tag=one\n")
+    request(accepted, "VECTOR_ADD n=5 tag=two\n")
+    assert errno_of(request, refused, "BOGUS\n") == "EINVAL"
+    for vm in (accepted, refused):
+        vm.submit("VECTOR_ADD n=4 tag=one")
+    before = response(accepted), response(refused)
+    assert before[1].startswith(b"2:")
+    for _ in range(2):
+        end_and_start(daemon, end)
+        assert (response(accepted), response(refused)) == before
+        assert read_file(accepted.dir / "request.txt") == b"VECTOR_ADD n=5 tag=two\n"
+    request(accepted, "VECTOR_ADD n=4 tag=one\n")  # now it is
+    before = response(accepted), before[1]
+    sync_directory(accepted.dir / "jobs")
+    end_and_start(daemon, end)
+    assert (response(accepted), response(refused)) == before
+
+
+@pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("on_restart", ["rerun", "fail"])
 def test_a_running_job(vgpufs, on_restart, end):
     daemon = vgpufs({"vgpufs": {"on_restart": on_restart, "stop_timeout": "0"}})

@@ -401,12 +401,13 @@ static const char version_1[] =
 
 static void note_job(void *context, const struct state_job *job)
 {
-    text_printf(
-        context,
-        "vm%u %" PRIu64 " %s %s %s p%u s%u n%u e%" PRIu64 " q%" PRIu64 " k%" PRIu64 "%s%s%s\n",
-        job->vm, job->number, job->tag, job->pool ? job->pool : "-", job->line ? job->line : "-",
-        job->priority, job->state, job->attempts, job->entry, job->sequence, job->kept_at_us,
-        job->legacy ? " legacy" : "", job->read ? " read" : "", job->hidden ? " hidden" : "");
+    text_printf(context,
+                "vm%u %" PRIu64 " %s %s %s p%u s%u n%u e%" PRIu64 " r%" PRIu64 " q%" PRIu64
+                " k%" PRIu64 "%s%s\n",
+                job->vm, job->number, job->tag, job->pool ? job->pool : "-",
+                job->line ? job->line : "-", job->priority, job->state, job->attempts, job->entry,
+                job->request, job->sequence, job->kept_at_us, job->read ? " read" : "",
+                job->hidden ? " hidden" : "");
 }
 
 static void assert_jobs(unsigned vm, const char *expected)
@@ -428,12 +429,13 @@ static void test_migration(void **unused)
     assert_jobs(0, "");
     state_put_directory(opened, 3, 7, "new");
     reopen();
-    assert_jobs(3, "vm3 7 new - - p0 s0 n0 e0 q0 k0\n");
-    /* The last version without a log. */
+    assert_jobs(3, "vm3 7 new - - p0 s0 n0 e0 r0 q0 k0\n");
+    /* The last version without a log; which request was the last was guessed then. */
     close_state();
-    run_sql("DROP TABLE log; PRAGMA user_version = 3");
+    run_sql("DROP TABLE log; PRAGMA user_version = 3;"
+            "UPDATE job SET legacy = 1, entry = 5;");
     open_state();
-    assert_jobs(3, "vm3 7 new - - p0 s0 n0 e0 q0 k0\n");
+    assert_jobs(3, "vm3 7 new - - p0 s0 n0 e5 r5 q0 k0\n");
     /* By halves it is not: what a table of another make hinders leaves version 1 as it was. */
     close_state();
     unlink(scratch_path("state/state.db"));
@@ -514,9 +516,9 @@ static void test_jobs(void **unused)
                                 .line = "NOP\n",
                                 .priority = 2,
                                 .state = 1,
-                                .legacy = i == 4,
                                 .sequence = 10000 - i,
-                                .entry = i};
+                                .entry = i + 5,
+                                .request = i >= 3 ? i + 5 : 0};
         state_batch_add(&batch, &job);
     }
     state_put_batch(opened, &batch);
@@ -529,21 +531,22 @@ static void test_jobs(void **unused)
     state_read_job(opened, 2, 1, 5000);
     reopen();
     /* Unfinished ones by arrival, ended ones by the time that they are kept from. */
-    assert_jobs(2, "vm2 4 t A NOP\n p0 s1 n0 e4 q9996 k0 legacy\n"
-                   "vm2 3 t A NOP\n p2 s2 n1 e3 q9997 k0\n"
-                   "vm2 2 t A NOP\n p2 s3 n0 e2 q9998 k998\n"
-                   "vm2 1 one A NOP\n p2 s3 n0 e1 q9999 k5000 read\n");
+    assert_jobs(2, "vm2 4 t A NOP\n p0 s1 n0 e9 r9 q9996 k0\n"
+                   "vm2 3 t A NOP\n p2 s2 n1 e8 r8 q9997 k0\n"
+                   "vm2 2 t A NOP\n p2 s3 n0 e7 r0 q9998 k998\n"
+                   "vm2 1 one A NOP\n p2 s3 n0 e6 r0 q9999 k5000 read\n");
     assert_jobs(1, "");
     assert_result(2, 1, 100, 'a');
     assert_result(2, 2, 300000, 'b');
     assert_null(state_load_result(opened, 2, 3));
     state_hide_job(opened, 2, 3);
-    state_renew_job(opened, 2, 3, 9, true);
+    state_renew_job(opened, 2, 3, 19, true);
+    state_renew_job(opened, 2, 4, 20, false);
     state_delete_job(opened, 2, 1, 100);
     state_delete_job(opened, 2, 2, 300000);
     reopen();
-    assert_jobs(0, "vm2 4 t A NOP\n p0 s1 n0 e4 q9996 k0 legacy\n"
-                   "vm2 3 t A NOP\n p2 s2 n1 e9 q9997 k0 legacy hidden\n");
+    assert_jobs(0, "vm2 4 t A NOP\n p0 s1 n0 e20 r9 q9996 k0\n"
+                   "vm2 3 t A NOP\n p2 s2 n1 e19 r19 q9997 k0 hidden\n");
     assert_null(state_load_result(opened, 2, 2));
 }
 
@@ -659,12 +662,12 @@ static void test_newer_version(void **unused)
     open_state();
     state_put_job_numbers(opened, 5, 99);
     close_state();
-    run_sql("PRAGMA user_version = 5");
-    assert_no_state(scratch_path("state"), "is of version 5, this vgpufs knows 4", "install");
+    run_sql("PRAGMA user_version = 6");
+    assert_no_state(scratch_path("state"), "is of version 6, this vgpufs knows 5", "install");
     run_sql("PRAGMA user_version = -1");
     assert_no_state(scratch_path("state"), "is of version", "install");
     /* It was left as it is. */
-    run_sql("PRAGMA user_version = 4");
+    run_sql("PRAGMA user_version = 5");
     open_state();
     assert_vms("vm5 99 1 -\n");
 }
@@ -793,10 +796,10 @@ static void test_log_killed(void **unused)
     assert_int_equal(status, 0);
     for (int round = 0; round < 2; round++) { /* once only: an attempt is counted, not noted */
         open_state();
-        assert_jobs(3, "vm3 1 t A NOP\n p1 s3 n1 e3 q0 k4611686018427387904\n");
+        assert_jobs(3, "vm3 1 t A NOP\n p1 s3 n1 e3 r0 q0 k4611686018427387904\n");
         assert_jobs(4, "");
-        assert_jobs(5, "vm5 1 t A NOP\n p1 s2 n1 e5 q0 k0\n");
-        assert_jobs(6, "vm6 1 t A NOP\n p0 s1 n0 e6 q0 k0\n");
+        assert_jobs(5, "vm5 1 t A NOP\n p1 s2 n1 e5 r0 q0 k0\n");
+        assert_jobs(6, "vm6 1 t A NOP\n p0 s1 n0 e6 r0 q0 k0\n");
         assert_vms("vm6 549755813888 1 -\n");
         struct blob *blob = state_load_result(opened, 3, 1);
         assert_non_null(blob);
