@@ -269,6 +269,9 @@ static void test_numbers_lead_back(void **unused)
     assert_int_equal(node_ino(NODE_ROOT, 0, 0), 1);
     /* The layout: it is in NFS handles, so it must never change. */
     assert_int_equal(ino_of("vm3"), UINT64_C(7) << 56 | UINT64_C(3) << 40);
+    struct node last;
+    assert_int_equal(node_resolve(&server, ino_of("vm65535/jobs"), &last), 0);
+    assert_ptr_equal(last.vm, vm_of(65535));
     assert_int_equal(ino_of("vm65535/jobs"), UINT64_C(13) << 56 | UINT64_C(65535) << 40);
     assert_int_equal(ino_of("vm3/jobs/fft1"), UINT64_C(14) << 56 | UINT64_C(3) << 40 | job_number);
     assert_int_equal(ino_of("vm3/data/out.bin"),
@@ -290,6 +293,7 @@ static void test_stale(void **unused)
     assert_stale(0);
     assert_stale(2);
     assert_stale(UINT64_MAX);
+    assert_stale(UINT64_C(3) << 40); /* of no kind */
     assert_stale((uint64_t)NODE_ROOT << 56);
     assert_stale((uint64_t)NODE_ROOT << 56 | 1);
     assert_stale((uint64_t)NODE_KINDS << 56 | UINT64_C(3) << 40);
@@ -305,6 +309,12 @@ static void test_stale(void **unused)
             assert_stale(node_ino((enum node_kind)kind, 0, 0));
     }
     assert_stale(node_ino(NODE_JOB, 4, job_number)); /* another VM's */
+    for (unsigned bit = 0; bit < 40; bit++) {
+        assert_stale(node_ino(NODE_JOB, 3, job_number ^ UINT64_C(1) << bit));
+        assert_stale(node_ino(NODE_SUBMIT, 3, UINT64_C(1) << bit));
+    }
+    for (unsigned bit = 0; bit < 16; bit++) /* 3 and 65535 there are */
+        assert_stale(node_ino(NODE_SUBMIT, 65535 ^ 1u << bit, 0));
     assert_stale(node_ino(NODE_JOB_RESULT, 3, job_number + 1));
     assert_stale(node_ino(NODE_FILE, 4, file_number));
     assert_stale(node_ino(NODE_FILE, 3, 0));
