@@ -178,7 +178,12 @@ void log_forget(struct state *state)
 /* settle_once: 0, SQLite's error, which is logged, or -1: there is more room now. */
 static int settle_once(struct state *state)
 {
-    if (statement_run(state->begin) == 0 && log_apply(state) == 0) {
+    /* The groups' own stamps go with the log; at a start they are what is applied last. */
+    struct change *stamp = change_stamp();
+    bool applied = statement_run(state->begin) == 0 && change_apply(state, stamp) == 0 &&
+                   log_apply(state) == 0;
+    changes_free(stamp);
+    if (applied) {
         KILL_POINT("log-applied");
         if (statement_run(state->commit) == 0)
             return 0;

@@ -136,7 +136,9 @@ static int group_put(struct state *state, struct group *group, const struct chan
     }
     if (*logged)
         return log_write(state, stamp, group->first);
-    int failed = log_apply(state);
+    int failed = change_apply(state, stamp);
+    if (!failed)
+        failed = log_apply(state);
     return failed ? failed : changes_apply(state, group, group->full ? MOST_JOINS : 0);
 }
 
@@ -165,8 +167,6 @@ static int group_apply(struct state *state, struct group *group)
     if (!failed)
         failed = statement_run(state->begin);
     KILL_POINT("group-begun");
-    if (!failed)
-        failed = change_apply(state, stamp);
     if (!failed && mark)
         failed = change_apply(state, mark);
     bool logged = false;
