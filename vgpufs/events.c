@@ -53,7 +53,7 @@ void events_responded(struct server *server, const struct job *job)
     if (window_open(server))
         log_info("[RESPONSE] Sent to vm%u: job=%" PRIu64 ", status=%s, run_us=%" PRIu64,
                  job->vm->id, job->number, job_state_name(job_state(job)),
-                 job->started_us ? job->ended_us - job->started_us : 0);
+                 job->started_us ? job->end->ended_us - job->started_us : 0);
 }
 
 void events_rejected(struct server *server, unsigned vm, const char *line, const char *text)

@@ -20,7 +20,7 @@ static struct blob *result_of(struct handle *handle)
     if (!content && handle->result.content.job) /* it was too much to keep */
         content = handle->result.content.content =
             handle_result_again(handle->node.vm, handle->result.content.job);
-    return content || !job || !job->forgotten ? content : job->result;
+    return content || !job || !job->forgotten ? content : job_result(job);
 }
 
 static void content_save(struct handle *handle, struct handover *handover,

@@ -164,7 +164,7 @@ static void add_jobs(struct listing *listing, struct vm *vm)
     while ((entry = table_next(&vm->jobs_by_number, entry))) {
         struct job *job = container_of(entry, struct job, by_number);
         listing_add(listing, OFFSET_NUMBERS + job->number, node_ino(NODE_JOB, vm->id, job->number),
-                    S_IFDIR, job->tag);
+                    S_IFDIR, job_tag(job));
     }
     pthread_mutex_unlock(&vm->lock);
 }

@@ -138,8 +138,10 @@ static void touch(const struct node *node)
 {
     if (!node->vm->server->nfs->kernel_caches)
         return;
-    struct timespec *changed = node->job ? &node->job->changed : &node->vm->changed;
-    *changed = clock_change();
+    if (node->job)
+        job_set_changed(node->job, clock_change());
+    else
+        node->vm->changed = clock_change();
 }
 
 /*
@@ -171,7 +173,7 @@ static bool content_find(struct nfs_request *request, const struct node *node,
     } else {
         *error = node->job && node->job->forgotten ? ESTALE : ENOSPC;
     }
-    content->changed = node->job ? node->job->changed : vm->changed;
+    content->changed = node->job ? job_changed(node->job) : vm->changed;
     pthread_mutex_unlock(&vm->lock);
     job_unref(pending);
     return !parked;

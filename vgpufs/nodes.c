@@ -395,7 +395,7 @@ static struct timespec node_changed(const struct node *node)
         return changed;
     }
     pthread_mutex_lock(&node->vm->lock);
-    changed = node->job                         ? node->job->changed
+    changed = node->job                         ? job_changed(node->job)
               : node->type->kind == NODE_JOBS   ? node->vm->jobs_changed
               : node->type->kind == NODE_VM     ? node->vm->list_changed
               : node->type->kind == NODE_SUBMIT ? node->vm->submit_changed

@@ -202,7 +202,7 @@ void pool_put_back(struct pool *pool, struct slot *slot, struct run *abandoned)
     slot->run = (struct run){0};
     pthread_cond_broadcast(&pool->slots_changed);
     if (job->queue.deadline_us)
-        pool_arm_timer(pool, job->queue.deadline_us);
+        pool_arm_timer(pool, queue_next_deadline_us(&pool->queue));
 }
 
 /* A job on its way to its executor. */
@@ -354,7 +354,6 @@ void pool_enqueue(struct pool *pool, struct pool_tenant *tenant, struct job *job
                   uint64_t now_us)
 {
     job_ref(job);
-    job->queue.deadline_us = job->deadline_ms ? now_us + job->deadline_ms * UINT64_C(1000) : 0;
     job->queue.priority = (uint8_t)priority;
     atomic_store_explicit(&job->state, JOB_QUEUED, memory_order_release);
     pthread_mutex_lock(&pool->lock);
@@ -362,17 +361,12 @@ void pool_enqueue(struct pool *pool, struct pool_tenant *tenant, struct job *job
     queue_push(&pool->queue, &tenant->queue, &job->queue, priority, now_us);
     atomic_fetch_add(&job->vm->queued, 1);
     if (job->queue.deadline_us)
-        pool_arm_timer(pool, job->queue.deadline_us);
+        pool_arm_timer(pool, queue_next_deadline_us(&pool->queue));
     pthread_mutex_unlock(&pool->lock);
 }
 
 int pool_restore(struct pool *pool, struct pool_tenant *tenant, struct job *job)
 {
-    uint64_t now = clock_now_us();
-    uint64_t age = now - job->queue.queued_us, limit = job->deadline_ms * UINT64_C(1000);
-    /* A deadline that passed while nobody looked is due now; 0 would mean none. */
-    if (job->deadline_ms)
-        job->queue.deadline_us = age < limit ? now + (limit - age) : 1;
     int error = 0;
     pthread_mutex_lock(&pool->lock);
     if (queue_reserve(&pool->queue, queue_count(&pool->queue) + pool->admitted + 1) < 0) {
@@ -382,7 +376,7 @@ int pool_restore(struct pool *pool, struct pool_tenant *tenant, struct job *job)
         queue_restore(&pool->queue, &tenant->queue, &job->queue);
         atomic_fetch_add(&job->vm->queued, 1);
         if (job->queue.deadline_us)
-            pool_arm_timer(pool, job->queue.deadline_us);
+            pool_arm_timer(pool, queue_next_deadline_us(&pool->queue));
     }
     pthread_mutex_unlock(&pool->lock);
     return error;

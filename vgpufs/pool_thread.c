@@ -58,7 +58,7 @@ static void expired_end(struct pool *pool)
         if (!job)
             return;
         snprintf(error, sizeof(error), "the deadline of %g s in the queue has passed",
-                 (double)job->deadline_ms / 1000);
+                 (double)(item->deadline_us - (int64_t)item->queued_us) / 1e6);
         pool_end_queued(pool, job, JOB_TIMEOUT, error);
     }
 }
@@ -278,7 +278,7 @@ void pool_stop_dispatch(struct pool *pool)
 
 void pool_drop_queue(struct pool *pool)
 {
-    for (struct queue_item *item; (item = pool->queue.newest);) {
+    for (struct queue_item *item; (item = queue_oldest(&pool->queue));) {
         struct job *job = container_of(item, struct job, queue);
         pool_unqueue(pool, job);
         job_unref(job);

@@ -173,7 +173,7 @@ int queue_attach(struct queue *queue, struct queue_tenant *tenant)
 /* tenant_settle puts the tenant into, in order in, or out of its class' heap of that level. */
 static void tenant_settle(struct queue *queue, struct queue_tenant *tenant, unsigned level)
 {
-    if (tenant->class == QUEUE_BLOCKED)
+    if (tenant->class == QUEUE_BLOCKED && level != AGE)
         return;
     struct heap *heap = &queue->tenants[tenant->class][level];
     bool inside = tenant->place[level] != HEAP_NOWHERE;
@@ -220,26 +220,6 @@ static void list_leave(struct queue_tenant *tenant, struct queue_item *item)
     *(item->previous ? &item->previous->next : &tenant->list[item->priority].first) = item->next;
 }
 
-/* arrival_enter is list_enter for the list of the whole queue. */
-static void arrival_enter(struct queue *queue, struct queue_item *item)
-{
-    struct queue_item *before = queue->newest;
-    if (queue->oldest && item->sequence < queue->oldest->sequence)
-        before = NULL;
-    while (before && before->sequence > item->sequence)
-        before = before->older;
-    item->older = before;
-    item->newer = before ? before->newer : queue->oldest;
-    *(item->newer ? &item->newer->older : &queue->newest) = item;
-    *(before ? &before->newer : &queue->oldest) = item;
-}
-
-static void arrival_leave(struct queue *queue, struct queue_item *item)
-{
-    *(item->newer ? &item->newer->older : &queue->newest) = item->older;
-    *(item->older ? &item->older->newer : &queue->oldest) = item->newer;
-}
-
 static void tenant_settle_all(struct queue *queue, struct queue_tenant *tenant, unsigned priority)
 {
     tenant_settle(queue, tenant, priority);
@@ -260,7 +240,6 @@ void queue_requeue(struct queue *queue, struct queue_tenant *tenant, struct queu
     item->tenant = tenant;
     tenant->queued++;
     list_enter(tenant, item);
-    arrival_enter(queue, item);
     tenant_settle_all(queue, tenant, item->priority);
 }
 
@@ -287,7 +266,6 @@ void queue_remove(struct queue *queue, struct queue_item *item)
         heap_remove(&queue->deadlines, item);
     span_leave(&queue->levels[item->priority], item);
     list_leave(tenant, item);
-    arrival_leave(queue, item);
     tenant->queued--;
     item->tenant = NULL;
     tenant_settle_all(queue, tenant, item->priority);
@@ -345,7 +323,9 @@ struct queue_item *queue_expired(const struct queue *queue, uint64_t now_us)
 uint64_t queue_next_deadline_us(const struct queue *queue)
 {
     const struct queue_item *item = heap_top(&queue->deadlines);
-    return item ? item->deadline_us : UINT64_MAX;
+    if (!item)
+        return UINT64_MAX;
+    return item->deadline_us > 0 ? (uint64_t)item->deadline_us : 0;
 }
 
 uint64_t queue_count(const struct queue *queue)
@@ -354,6 +334,18 @@ uint64_t queue_count(const struct queue *queue)
     for (unsigned level = 0; level < QUEUE_PRIORITIES; level++)
         count += queue->levels[level].count;
     return count;
+}
+
+struct queue_item *queue_oldest(const struct queue *queue)
+{
+    struct queue_item *oldest = NULL;
+    for (unsigned class = 0; class < QUEUE_CLASSES; class ++) {
+        const struct queue_tenant *tenant = heap_top(&queue->tenants[class][AGE]);
+        struct queue_item *item = tenant ? tenant_oldest(tenant, AGE) : NULL;
+        if (item && (!oldest || item->sequence < oldest->sequence))
+            oldest = item;
+    }
+    return oldest;
 }
 
 uint64_t queue_position(const struct queue *queue, const struct queue_item *item)
@@ -447,18 +439,30 @@ static void listed_take_turns(const struct queue *queue, struct listed *listed, 
     }
 }
 
+/* listed_fill writes down what the tenant has queued, and returns what is behind it. */
+static struct listed *listed_fill(struct listed *listed, const struct queue *queue,
+                                  const struct queue_tenant *tenant, uint64_t now_us)
+{
+    for (unsigned level = 0; level < QUEUE_PRIORITIES; level++)
+        for (struct queue_item *item = tenant->list[level].first; item; item = item->next)
+            *listed++ = (struct listed){
+                .item = item,
+                .class = tenant->class,
+                .overdue = queue->max_wait_us && now_us - item->queued_us >= queue->max_wait_us,
+            };
+    return listed;
+}
+
 int queue_list(const struct queue *queue, struct queue_item **items, uint64_t now_us)
 {
-    size_t n = 0;
     struct listed *listed = calloc((size_t)queue_count(queue) + 1, sizeof(*listed));
     if (!listed)
         return -1;
-    for (struct queue_item *item = queue->oldest; item; item = item->newer)
-        listed[n++] = (struct listed){
-            .item = item,
-            .class = item->tenant->class,
-            .overdue = queue->max_wait_us && now_us - item->queued_us >= queue->max_wait_us,
-        };
+    struct listed *end = listed;
+    for (unsigned class = 0; class < QUEUE_CLASSES; class ++)
+        for (size_t i = 0; i < queue->tenants[class][AGE].count; i++)
+            end = listed_fill(end, queue, queue->tenants[class][AGE].items[i], now_us);
+    size_t n = (size_t)(end - listed);
     qsort(listed, n, sizeof(*listed), listed_compare);
     if (queue->order == ORDER_FAIR)
         listed_take_turns(queue, listed, n);

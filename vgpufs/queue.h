@@ -28,11 +28,10 @@ struct queue_tenant;
 struct queue_item {
     struct queue_tenant *tenant;        /* NULL while it is in no queue */
     struct queue_item *previous, *next; /* of the same tenant and priority */
-    struct queue_item *older, *newer;   /* in the whole queue, by arrival */
     struct queue_span *span;            /* where its position is counted */
     uint64_t sequence;                  /* arrival, from 1; kept over queue_requeue */
     uint64_t queued_us;
-    uint64_t deadline_us; /* 0: none */
+    int64_t deadline_us; /* 0: none; below: it passed before the machine started */
     uint32_t deadline_place;
     uint8_t priority;
 };
@@ -42,7 +41,7 @@ enum queue_class {
     QUEUE_RUNNABLE, /* served first */
     QUEUE_OVER,     /* above its share: only when no runnable tenant has an item */
     QUEUE_BLOCKED,  /* held or at its limit: not served */
-    QUEUE_CLASSES = QUEUE_BLOCKED,
+    QUEUE_CLASSES,
 };
 
 struct queue_tenant {
@@ -68,10 +67,10 @@ struct queue {
     uint64_t max_wait_us; /* 0: strict priority */
     uint64_t sequence, turn;
     size_t tenant_count;
-    struct heap tenants[QUEUE_CLASSES][QUEUE_PRIORITIES + 1]; /* the last one: by age */
+    /* Of the tenants that have items: the last one by age; blocked tenants are in that one only. */
+    struct heap tenants[QUEUE_CLASSES][QUEUE_PRIORITIES + 1];
     struct heap deadlines;
     struct queue_level levels[QUEUE_PRIORITIES];
-    struct queue_item *oldest, *newest;
 };
 
 void queue_init(struct queue *queue, enum config_order order, uint64_t max_wait_us);
@@ -105,10 +104,13 @@ void queue_take(struct queue *queue, struct queue_item *item);
 
 /* queue_expired returns an item whose deadline has passed, still in the queue; or NULL. */
 struct queue_item *queue_expired(const struct queue *queue, uint64_t now_us);
-/* queue_next_deadline_us returns when the next deadline passes; UINT64_MAX if there is none. */
+/* queue_next_deadline_us returns when the next deadline passes, 0 if that was before the machine
+ * started; UINT64_MAX if there is none. */
 uint64_t queue_next_deadline_us(const struct queue *queue);
 
 uint64_t queue_count(const struct queue *queue);
+/* queue_oldest returns the item that arrived first, whoever may run; or NULL. */
+struct queue_item *queue_oldest(const struct queue *queue);
 /* queue_position: 1 + the items that stand ahead by priority and arrival; 0 if there was no memory
  * to count them. */
 uint64_t queue_position(const struct queue *queue, const struct queue_item *item);

@@ -359,7 +359,7 @@ static void take_progress(struct slot *slot, const struct frame *frame)
     const char *value = frame_get(frame, "value");
     double progress;
     if (value && number_parse_real(value, 0, 1, &progress) == 0)
-        atomic_store(&slot->run.job->progress, (uint32_t)(progress * 10000));
+        atomic_store(&slot->run.job->progress, (uint16_t)(progress * 10000));
 }
 
 static const char *take_done(struct slot *slot, const struct frame *frame, struct ending *ending)

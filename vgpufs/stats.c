@@ -46,8 +46,9 @@ static int take_pool(struct pool *pool, struct pool_stats *stats)
     for (unsigned level = 0; level < QUEUE_PRIORITIES; level++)
         stats->queued[level] = pool->queue.levels[level].count;
     stats->running = pool->running;
-    if (pool->queue.oldest)
-        stats->oldest_wait_ms = (clock_now_us() - pool->queue.oldest->queued_us) / 1000;
+    const struct queue_item *oldest = queue_oldest(&pool->queue);
+    if (oldest)
+        stats->oldest_wait_ms = (clock_now_us() - oldest->queued_us) / 1000;
     stats->counters = pool->counters;
     stats->wait = pool->wait;
     stats->run = pool->run;
@@ -248,7 +249,7 @@ static void render_queue_line(const struct pool *pool, const struct job *job, co
                               uint64_t since_us, struct text *text)
 {
     text_printf(text, "%s %u vm%u %" PRIu64 " %s %s %" PRIu64 "ms %s\n", pool->name,
-                job->queue.priority, job->vm->id, job->number, job->tag, state,
+                job->queue.priority, job->vm->id, job->number, job_tag(job), state,
                 (clock_now_us() - since_us) / 1000, job->workload->name);
 }
 

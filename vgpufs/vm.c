@@ -253,7 +253,7 @@ void vm_note_change(struct vm *vm, struct job *job)
     pthread_mutex_lock(&vm->lock);
     vm_touch_submit(vm);
     if (job)
-        job->changed = vm->changed;
+        job_set_changed(job, vm->changed);
     pthread_mutex_unlock(&vm->lock);
 }
 
@@ -291,7 +291,7 @@ static void blank_header(const struct vm *vm, const struct job *job, const char 
 {
     text_printf(text, "status=%s", status);
     if (job)
-        text_printf(text, " job=%" PRIu64 " tag=%s", job->number, job->tag);
+        text_printf(text, " job=%" PRIu64 " tag=%s", job->number, job_tag(job));
     else
         text_puts(text, " job=- tag=-");
     text_printf(text,
@@ -315,7 +315,7 @@ static struct blob *result_load(struct vm *vm, struct job *job)
         return NULL;
     result->job = job->number;
     if (result->size <= VM_SMALL_RESULT)
-        job->result = blob_ref(result);
+        job->end->result = blob_ref(result);
     return result;
 }
 
@@ -327,9 +327,9 @@ struct blob *vm_result_now(struct vm *vm, struct job *job, struct job **pending)
         return blob_ref(vm->newest.rejection);
     if (!job)
         job = vm->newest.job;
-    if (job && job->result) /* it has ended, or its line was rejected */
-        return blob_ref(job->result);
-    if (job && job->result_bytes)
+    if (job && job_result(job)) /* it has ended, or its line was rejected */
+        return blob_ref(job_result(job));
+    if (job && job_result_bytes(job))
         return result_load(vm, job);
     if (!job || job_state(job) == JOB_NEW) {
         blank_header(vm, job, "idle", NULL, &text);
@@ -396,12 +396,13 @@ int vm_reject(struct vm *vm, enum submit_via via, struct job *target, int number
     last_error_set(vm, number, line, text);
     if (target && job_state(target) == JOB_NEW) {
         blank_header(vm, target, "rejected", text, &content);
-        blob_unref(target->result);
-        target->result = blob_from_text(&content);
-        target->result_bytes = target->result ? target->result->size : 0;
-        target->changed = clock_change();
-        if (target->result && target->journaled && !state_is_behind(vm->server->state, vm->id))
-            state_end_job(vm->server->state, vm->id, target->number, JOB_NEW, 0, target->result);
+        struct job_end *end = job_end_get(target);
+        blob_unref(end->result);
+        end->result = blob_from_text(&content);
+        end->result_bytes = end->result ? end->result->size : 0;
+        job_set_changed(target, clock_change());
+        if (end->result && target->journaled && !state_is_behind(vm->server->state, vm->id))
+            state_end_job(vm->server->state, vm->id, target->number, JOB_NEW, 0, end->result);
     }
     blank_header(vm, NULL, "rejected", text, &content);
     vm_newest_clear(vm, blob_from_text(&content));

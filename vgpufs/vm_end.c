@@ -26,7 +26,7 @@ static struct blob *result_without_memory(void)
 
 static void count_end(struct vm *vm, const struct job *job)
 {
-    const struct job_end *end = &job->end;
+    const struct job_end *end = job->end;
     struct vm_counters *counters = &vm->counters;
     uint64_t *const by_state[] = {
         [JOB_DONE] = &counters->done,
@@ -36,7 +36,7 @@ static void count_end(struct vm *vm, const struct job *job)
     };
     ++*by_state[end->state];
     if (job->started_us)
-        counters->device_us += job->ended_us - job->started_us;
+        counters->device_us += end->ended_us - job->started_us;
     if (end->crashed) {
         counters->crashes++;
         vm->crashes_in_row++;
@@ -48,13 +48,13 @@ static void count_end(struct vm *vm, const struct job *job)
 /* end_show makes the end visible and answers who waits for it. */
 static void end_show(struct job *job)
 {
-    struct job_end *end = &job->end;
+    struct job_end *end = job->end;
     struct vm *vm = job->vm;
     pthread_mutex_lock(&vm->lock);
     end->shown = true;
-    job->result = blob_ref(end->result);
-    job->result_bytes = end->result->size;
-    job->changed = clock_change();
+    end->result = blob_ref(end->written);
+    end->result_bytes = end->written->size;
+    job_set_changed(job, clock_change());
     atomic_store_explicit(&job->state, (unsigned char)end->state, memory_order_release);
     count_end(vm, job);
     vm_touch(vm);
@@ -70,7 +70,7 @@ static void end_show(struct job *job)
 
     events_responded(vm->server, job);
     KILL_POINT("answering");
-    if (parked_answer(waiters, end->result))
+    if (parked_answer(waiters, end->written))
         vm_job_read(vm, job->number);
     KILL_POINT("answered");
     if (hold) {
@@ -84,25 +84,28 @@ static void end_show(struct job *job)
 static void end_finish(struct job *job, int error)
 {
     struct vm *vm = job->vm;
+    struct job_end *end = job->end;
     pthread_mutex_lock(&vm->lock);
-    uint64_t room = job->room_bytes;
+    uint64_t room = job->room_bytes + end->room_bytes;
     job->room_bytes = 0;
-    if (!error && job->journaled && job->result && job->result->size > VM_SMALL_RESULT) {
-        blob_unref(job->result); /* it can be read back */
-        job->result = NULL;
+    end->room_bytes = 0;
+    if (!error && job->journaled && end->result && end->result->size > VM_SMALL_RESULT) {
+        blob_unref(end->result); /* it can be read back */
+        end->result = NULL;
     }
     pthread_mutex_unlock(&vm->lock);
     running_clear(vm->server->running, job->note);
     state_unreserve(vm->server->state, room);
-    blob_unref(job->end.result);
+    blob_unref(end->written);
     job_unref(job); /* vm_job_ended's */
 }
 
 static void end_written(struct state_waiter *waiter, int error)
 {
-    struct job *job = container_of(waiter, struct job, end.waiter);
+    struct job_end *end = container_of(waiter, struct job_end, waiter);
+    struct job *job = end->job;
     KILL_POINT("ended");
-    if (!job->end.shown && !error)
+    if (!end->shown && !error)
         end_show(job);
     end_finish(job, error);
 }
@@ -117,7 +120,7 @@ static void result_cut(struct job *job, struct job_outcome *outcome)
         return;
     uint64_t more = 2 * (uint64_t)outcome->output_size; /* in the log and in the table */
     if (state_reserve(job->vm->server->state, more)) {
-        job->room_bytes += more;
+        job->end->room_bytes += more;
         return;
     }
     outcome->output_size = VM_SMALL_RESULT;
@@ -140,10 +143,10 @@ static struct blob *result_make(struct job *job, const struct job_outcome *outco
 /* end_journal asks for the end to be written; the VM is locked. */
 static void end_journal(struct job *job)
 {
-    struct job_end *end = &job->end;
+    struct job_end *end = job->end;
     end->waiter = (struct state_waiter){
         .ticket = state_end_job(job->vm->server->state, job->vm->id, job->number, end->state,
-                                clock_to_real_us(job->ended_us), end->result),
+                                clock_to_real_us(end->ended_us), end->written),
         .patient = true,
         .done = end_written,
     };
@@ -156,12 +159,14 @@ void vm_job_ended(struct job *job, const struct job_outcome *outcome)
     int error = EIO;
     pthread_mutex_lock(&vm->lock);
     job_ref(job);
-    job->ended_us = outcome->ended_us ? outcome->ended_us : clock_now_us();
-    job->end = (struct job_end){
+    struct job_end *end = job_end_get(job);
+    *end = (struct job_end){
+        .job = job,
+        .ended_us = outcome->ended_us ? outcome->ended_us : clock_now_us(),
         .state = (unsigned char)outcome->state,
         .crashed = outcome->crashed,
-        .result = result_make(job, outcome),
     };
+    end->written = result_make(job, outcome);
     bool journaled = job->journaled;
     if (journaled)
         end_journal(job);
@@ -170,12 +175,12 @@ void vm_job_ended(struct job *job, const struct job_outcome *outcome)
     /* A result that was seen stays what it is, also after a crash: it is shown when it is on disk,
      * unless the administrator wants it sooner. */
     if (journaled && state_jobs_are_synced(state)) {
-        if (!state_when(state, &job->end.waiter, &error))
-            end_written(&job->end.waiter, error);
+        if (!state_when(state, &end->waiter, &error))
+            end_written(&end->waiter, error);
         return;
     }
     end_show(job);
-    job->end.waiter.stored = true;
-    if (!journaled || !state_when(state, &job->end.waiter, &error))
+    end->waiter.stored = true;
+    if (!journaled || !state_when(state, &end->waiter, &error))
         end_finish(job, error);
 }

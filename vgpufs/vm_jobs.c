@@ -29,12 +29,12 @@ struct job *vm_tag_lookup(struct vm *vm, const char *tag)
 {
     if (tag[0] <= '9') { /* no tag that was chosen: a number, which its job's is in decimal */
         struct job *job = number_lookup(vm, strtoull(tag, NULL, 10));
-        return job && strcmp(job->tag, tag) == 0 ? job : NULL;
+        return job && strcmp(job_tag(job), tag) == 0 ? job : NULL;
     }
     struct table_entry *entry = table_find(&vm->jobs_by_tag, table_hash_string(tag));
     for (; entry; entry = table_find_next(entry)) {
         struct job *job = container_of(entry, struct job, by_tag);
-        if (strcmp(job->tag, tag) == 0)
+        if (strcmp(job_tag(job), tag) == 0)
             return job;
     }
     return NULL;
@@ -64,9 +64,9 @@ int vm_job_enter(struct vm *vm, struct job *job)
 {
     if (table_insert(&vm->jobs_by_number, &job->by_number, table_hash_number(job->number)) < 0)
         return ENOSPC;
-    if (!job_has_chosen_tag(job))
+    if (!job->tag_is_chosen)
         return 0;
-    if (table_insert(&vm->jobs_by_tag, &job->by_tag, table_hash_string(job->tag)) < 0) {
+    if (table_insert(&vm->jobs_by_tag, job->by_tag, table_hash_string(job_tag(job))) < 0) {
         table_remove(&vm->jobs_by_number, &job->by_number);
         return ENOSPC;
     }
@@ -75,11 +75,11 @@ int vm_job_enter(struct vm *vm, struct job *job)
 
 void vm_job_leave(struct vm *vm, struct job *job)
 {
-    if (job->listed)
+    if (job->end && job->end->listed)
         vm_ended_leave(vm, job);
     table_remove(&vm->jobs_by_number, &job->by_number);
-    if (job_has_chosen_tag(job))
-        table_remove(&vm->jobs_by_tag, &job->by_tag);
+    if (job->tag_is_chosen)
+        table_remove(&vm->jobs_by_tag, job->by_tag);
     job->forgotten = true;
     if (job->journaled && !vm->destroyed && (job == vm->newest.job || job == vm->legacy.job))
         state_hide_job(vm->server->state, vm->id, job->number);
@@ -93,33 +93,35 @@ void vm_row_release(struct vm *vm, struct job *job)
         job == vm->legacy.job)
         return;
     job->journaled = false;
-    state_delete_job(vm->server->state, vm->id, job->number, job->result_bytes);
+    state_delete_job(vm->server->state, vm->id, job->number, job_result_bytes(job));
 }
 
 static struct ended_list *ended_list(struct vm *vm, const struct job *job)
 {
-    return job->read ? &vm->ended_read : &vm->ended;
+    return job->end->read ? &vm->ended_read : &vm->ended;
 }
 
 void vm_ended_enter(struct vm *vm, struct job *job)
 {
     struct ended_list *list = ended_list(vm, job);
-    job->previous = list->last;
-    job->next = NULL;
-    *(list->last ? &list->last->next : &list->first) = job;
+    struct job_end *end = job->end;
+    end->previous = list->last;
+    end->next = NULL;
+    *(list->last ? &list->last->end->next : &list->first) = job;
     list->last = job;
     list->count++;
-    job->kept_us = clock_now_us();
-    job->listed = true;
+    end->kept_us = clock_now_us();
+    end->listed = true;
 }
 
 void vm_ended_leave(struct vm *vm, struct job *job)
 {
     struct ended_list *list = ended_list(vm, job);
-    *(job->next ? &job->next->previous : &list->last) = job->previous;
-    *(job->previous ? &job->previous->next : &list->first) = job->next;
+    struct job_end *end = job->end;
+    *(end->next ? &end->next->end->previous : &list->last) = end->previous;
+    *(end->previous ? &end->previous->end->next : &list->first) = end->next;
     list->count--;
-    job->listed = false;
+    end->listed = false;
 }
 
 /* forget_one forgets an ended job, one that was read if there is any. False if none has ended. */
@@ -148,7 +150,7 @@ bool vm_make_room(struct vm *vm, uint64_t count)
 
 static void expire_list(struct vm *vm, struct ended_list *list, uint64_t now)
 {
-    while (list->first && now - list->first->kept_us > vm->config.retain_for_ms * 1000) {
+    while (list->first && now - list->first->end->kept_us > vm->config.retain_for_ms * 1000) {
         vm_job_leave(vm, list->first);
         vm->jobs_changed = clock_change();
     }
@@ -174,9 +176,9 @@ void vm_job_read(struct vm *vm, uint64_t number)
 {
     pthread_mutex_lock(&vm->lock);
     struct job *job = number_lookup(vm, number);
-    if (job && job->listed && !job->read) {
+    if (job && job->end && job->end->listed && !job->end->read) {
         vm_ended_leave(vm, job);
-        job->read = true;
+        job->end->read = true;
         vm_ended_enter(vm, job);
         state_read_job(vm->server->state, vm->id, number, clock_real_us());
     }
@@ -224,9 +226,10 @@ static int make_directory(struct vm *vm, const char *tag, struct job **made)
     }
     if (!error) {
         vm->next_job++;
-        state_put_directory(vm->server->state, vm->id, job->number, job->tag);
+        state_put_directory(vm->server->state, vm->id, job->number, job_tag(job));
         job->journaled = true;
-        job->changed = vm->jobs_changed = clock_change();
+        vm->jobs_changed = clock_change();
+        job_set_changed(job, vm->jobs_changed);
         *made = job_ref(job);
     }
     pthread_mutex_unlock(&vm->lock);

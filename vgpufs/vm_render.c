@@ -13,8 +13,8 @@
 
 static void render_progress(const struct job *job, struct text *text)
 {
-    uint32_t progress = atomic_load(&job->progress);
-    if (job_state(job) == JOB_RUNNING && progress != UINT32_MAX)
+    unsigned progress = atomic_load(&job->progress);
+    if (job_state(job) == JOB_RUNNING && progress != UINT16_MAX)
         text_printf(text, " progress=%u.%02u", progress / 10000, progress % 10000 / 100);
     else
         text_puts(text, " progress=-");
@@ -26,11 +26,11 @@ static void render_job_line(struct job *job, struct text *text)
     enum job_state state = job_state(job);
     if (state == JOB_NEW) {
         text_printf(text, "newest job=%" PRIu64 " tag=%s state=%s position=- age_ms=- progress=-\n",
-                    job->number, job->tag, job->result_bytes ? "rejected" : "new");
+                    job->number, job_tag(job), job_result_bytes(job) ? "rejected" : "new");
         return;
     }
     uint64_t position = state == JOB_QUEUED ? pool_position(job->pool, job) : 0;
-    text_printf(text, "newest job=%" PRIu64 " tag=%s state=%s", job->number, job->tag,
+    text_printf(text, "newest job=%" PRIu64 " tag=%s state=%s", job->number, job_tag(job),
                 job_state_name(state));
     if (position)
         text_printf(text, " position=%" PRIu64, position);

@@ -23,14 +23,15 @@ static struct job *job_of(struct vm *vm, const struct state_job *saved)
     struct job *job = job_create(vm, saved->tag, saved->line ? &line : NULL);
     if (!job)
         return NULL;
-    job->changed = clock_change();
+    job_set_changed(job, clock_change());
     job_set_number(job, saved->number);
     job->journaled = true;
     job->forgotten = saved->hidden;
-    job->read = saved->read;
-    job->entry = saved->entry;
     bool pending = saved->state == JOB_QUEUED || saved->state == JOB_RUNNING;
-    job->result_bytes = pending ? 0 : saved->result_size;
+    if (!pending && saved->result_size) {
+        job_end_get(job)->result_bytes = saved->result_size;
+        job->end->read = saved->read;
+    }
     job->queue.priority = (uint8_t)(saved->priority < QUEUE_PRIORITIES ? saved->priority : 0);
     job->queue.sequence = saved->sequence;
     job->queue.queued_us = clock_from_real_us(saved->queued_at_us);
@@ -52,8 +53,8 @@ static void entry_replaced(struct vm *vm, struct job *job)
 /* entry_restore makes the job the newest entry if it became it last, and the last request. */
 static void entry_restore(struct vm *vm, struct job *job, const struct state_job *saved)
 {
-    if (job->entry && job->entry >= vm->entries) {
-        vm->entries = job->entry;
+    if (saved->entry && saved->entry >= vm->entries) {
+        vm->entries = saved->entry;
         struct job *old = vm->newest.job;
         vm->newest.job = job_ref(job);
         entry_replaced(vm, old);
@@ -85,7 +86,7 @@ static const char *queue_again(struct vm *vm, struct job *job, const char *pool_
     if (!failure) {
         job->workload = command.workload;
         job->timeout_ms = (uint32_t)command.timeout_ms;
-        job->deadline_ms = (uint32_t)command.deadline_ms;
+        job->queue.deadline_us = job_deadline_us(job->queue.queued_us, command.deadline_ms);
         failure = pool_restore(pool, vm->tenants[pool->index], job);
     } else if (!copy) {
         snprintf(error, sizeof(error), "no memory");
@@ -178,7 +179,7 @@ void vm_restore(struct vm *vm, const struct state_job *saved)
         job->pool = server_find_pool(vm->server, saved->pool);
         if (!saved->hidden) {
             vm_ended_enter(vm, job);
-            job->kept_us = clock_from_real_us(saved->kept_at_us);
+            job->end->kept_us = clock_from_real_us(saved->kept_at_us);
         }
     }
     pthread_mutex_unlock(&vm->lock);

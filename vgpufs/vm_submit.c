@@ -65,7 +65,7 @@ static int draft_parse(struct submission *submission, size_t index)
                                 draft->line->size, submission->error);
     if (failure)
         return fail(submission, index, failure, submission->error);
-    if (target && command.tag && strcmp(command.tag, target->tag) != 0)
+    if (target && command.tag && strcmp(command.tag, job_tag(target)) != 0)
         return fail(submission, index, EINVAL, "tag= differs from the directory's name");
     draft->has_claim = command.has_claim;
     draft->claim = command.claim;
@@ -122,7 +122,7 @@ static int draft_enter(struct submission *submission, size_t index)
     struct draft *draft = &submission->drafts[index];
     struct vm *vm = submission->vm;
     struct job *existing =
-        draft->is_new && draft->job->tag[0] ? vm_tag_lookup(vm, draft->job->tag) : NULL;
+        draft->is_new && draft->job->tag_is_chosen ? vm_tag_lookup(vm, job_tag(draft->job)) : NULL;
     if (existing) {
         job_unref(draft->job);
         draft->job = job_ref(existing);
@@ -141,7 +141,7 @@ static int draft_enter(struct submission *submission, size_t index)
     if (draft->job->line) {
         if (!same_line(draft->job->line, draft->line)) {
             snprintf(submission->error, sizeof(submission->error),
-                     "tag %s is in use for another command", draft->job->tag);
+                     "tag %s is in use for another command", job_tag(draft->job));
             return fail(submission, index, EEXIST, submission->error);
         }
         draft->is_duplicate = true;
@@ -217,9 +217,9 @@ static int admit(struct submission *submission)
 }
 
 /* draft_room is what the job is promised on the disk. */
-static uint64_t draft_room(const struct draft *draft)
+static uint32_t draft_room(const struct draft *draft)
 {
-    return VM_JOB_ROOM + 2 * draft->line->size;
+    return VM_JOB_ROOM + 2 * (uint32_t)draft->line->size;
 }
 
 /* take_room sets room aside on the disk for what will be written about the jobs. */
@@ -294,14 +294,14 @@ static void journal(struct submission *submission, struct job *job, uint64_t que
     struct state_job row = {
         .vm = submission->vm->id,
         .number = job->number,
-        .tag = job->tag,
+        .tag = job_tag(job),
         .pool = job->pool->name,
         .line = job->line,
         .priority = job->queue.priority,
         .state = JOB_QUEUED,
         .sequence = job->queue.sequence,
-        .entry = job->entry,
-        .request = submission->via == VIA_REQUEST ? job->entry : 0,
+        .entry = submission->vm->entries,
+        .request = submission->via == VIA_REQUEST ? submission->vm->entries : 0,
         .queued_at_us = queued_at_us,
     };
     state_batch_add(&submission->batch, &row);
@@ -312,8 +312,8 @@ static void journal(struct submission *submission, struct job *job, uint64_t que
 static void renew(struct submission *submission, struct job *job)
 {
     if (job->journaled)
-        state_renew_job(submission->vm->server->state, submission->vm->id, job->number, job->entry,
-                        submission->via == VIA_REQUEST);
+        state_renew_job(submission->vm->server->state, submission->vm->id, job->number,
+                        submission->vm->entries, submission->via == VIA_REQUEST);
 }
 
 /* commit enqueues all that is new. Nothing can fail any more. */
@@ -326,21 +326,20 @@ static void commit(struct submission *submission)
     for (size_t i = 0; i < submission->count; i++) {
         struct draft *draft = &submission->drafts[i];
         struct job *job = draft->job;
-        job->entry = ++vm->entries;
+        vm->entries++;
         if (draft->is_duplicate) {
             renew(submission, job);
             continue;
         }
         struct pool *pool = &vm->server->pools[draft->identity.pool];
-        blob_unref(job->result); /* of a line that was rejected before */
-        job->result = NULL;
-        job->result_bytes = 0;
+        job_end_drop(job); /* of a line that was rejected before */
         job->room_bytes = draft_room(draft);
         job->pool = pool;
         job->workload = draft->workload;
         job->timeout_ms = (uint32_t)draft->timeout_ms;
-        job->deadline_ms = (uint32_t)draft->deadline_ms;
-        job->changed = vm->jobs_changed = changed;
+        job->queue.deadline_us = job_deadline_us(now, draft->deadline_ms);
+        vm->jobs_changed = changed;
+        job_set_changed(job, changed);
         vm->counters.submitted++;
         pool_enqueue(pool, vm->tenants[draft->identity.pool], job, draft->identity.priority, now);
         journal(submission, job, real_us);

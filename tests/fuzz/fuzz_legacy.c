@@ -146,7 +146,7 @@ static void forget(struct step *step)
     if (!vm->legacy.job)
         return;
     char tag[COMMAND_MAX_TAG + 1];
-    snprintf(tag, sizeof(tag), "%s", vm->legacy.job->tag);
+    snprintf(tag, sizeof(tag), "%s", job_tag(vm->legacy.job));
     vm_rmdir(vm, tag);
 }
 

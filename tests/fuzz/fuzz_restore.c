@@ -248,20 +248,20 @@ static struct blob *result_of(struct vm *vm, struct job *job)
 static void job_tell(struct vm *vm, struct job *job, struct text *told)
 {
     struct text status = {0};
-    struct job *found = vm_find_tag(vm, job->tag);
+    struct job *found = vm_find_tag(vm, job_tag(job));
     CHECK(found == job);
     job_unref(found);
     found = vm_find_number(vm, job->number);
     CHECK(found == job && job->number > 0 && job->number < vm->next_job);
     job_unref(found);
-    CHECK(command_tag_is_valid(job->tag) || strtoull(job->tag, NULL, 10) == job->number);
+    CHECK(command_tag_is_valid(job_tag(job)) || strtoull(job_tag(job), NULL, 10) == job->number);
     CHECK((job_state(job) == JOB_NEW) == !job->line);
     CHECK(job_state(job) != JOB_RUNNING && (job_state(job) != JOB_QUEUED || job->pool));
-    CHECK(job->listed == job_has_ended(job));
+    CHECK((job->end && job->end->listed) == job_has_ended(job));
     vm_render_job_status(job, &status);
     CHECK(status.size && memchr(status.data, '\n', status.size) == status.data + status.size - 1);
     struct blob *result = result_of(vm, job);
-    text_printf(told, "%u %" PRIu64 " %s %d %s", vm->id, job->number, job->tag, job_state(job),
+    text_printf(told, "%u %" PRIu64 " %s %d %s", vm->id, job->number, job_tag(job), job_state(job),
                 job->line ? job->line : "-");
     if (result)
         text_append(told, result->data, result->size);
