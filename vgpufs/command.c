@@ -206,11 +206,20 @@ static bool command_has_claim(const char *line)
     return line[strcspn(line, ": \t=\"")] == ':';
 }
 
+static const struct workload_info *catalogue_find(const struct catalogue *catalogue,
+                                                  const char *name)
+{
+    const struct workload_info *end = catalogue->workloads + catalogue->count;
+    for (const struct workload_info *workload = catalogue->workloads; workload < end; workload++)
+        if (workload->name[0] == name[0] && strcmp(workload->name, name) == 0)
+            return workload;
+    return NULL;
+}
+
 int command_parse(struct command *command, const struct catalogue *catalogue, const char *line,
                   size_t size, char *error)
 {
     struct line trimmed = command_trim(line, size);
-    command->workload = NULL;
     command->argument_count = 0;
     command->tag = NULL;
     command->timeout_ms = command->deadline_ms = 0;
@@ -237,9 +246,7 @@ int command_parse(struct command *command, const struct catalogue *catalogue, co
     cursor += strcspn(cursor, " \t");
     if (*cursor)
         *cursor++ = END;
-    for (size_t i = 0; i < catalogue->count; i++)
-        if (strcmp(catalogue->workloads[i].name, name) == 0)
-            command->workload = &catalogue->workloads[i];
+    command->workload = catalogue_find(catalogue, name);
     if (!command->workload)
         return refuse_command(catalogue, name, error);
     return arguments_parse(command, cursor, error);

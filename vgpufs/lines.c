@@ -6,6 +6,9 @@
 
 /* What an unfinished line may take beyond twice its length: a VM may leave very many of them. */
 #define SPARE_ROOM 256
+/* A write of no more bytes, or lines, costs no allocation. */
+#define FEW_BYTES 512
+#define FEW_LINES 8
 
 void lines_finish(struct lines *lines)
 {
@@ -51,27 +54,52 @@ size_t lines_count(const char *bytes, size_t size)
     return count;
 }
 
-/* lines_process hands over what `pending` completes, and keeps the rest of it. */
-static int lines_process(struct lines *lines, lines_accept_fn *accept, void *context)
+/* lines_process hands over the lines that `bytes`, which it may change, complete. They end at
+ * *used. */
+static int lines_process(const struct lines *lines, char *bytes, size_t size, size_t *used,
+                         lines_accept_fn *accept, void *context)
 {
-    struct text *pending = &lines->pending;
-    size_t newlines = lines_count(pending->data, pending->size);
+    size_t newlines = lines_count(bytes, size), count;
+    struct line few[FEW_LINES];
+    *used = 0;
     if (newlines == 0)
-        return pending->size > LINES_MAX_LINE ? EFBIG : 0;
-    struct line *batch = calloc(newlines, sizeof(*batch));
+        return size > LINES_MAX_LINE ? EFBIG : 0;
+    struct line *batch = newlines <= FEW_LINES ? few : calloc(newlines, sizeof(*batch));
     if (!batch)
         return ENOSPC;
-    size_t count;
-    ssize_t used = batch_split(pending->data, pending->size, !lines->flushing, batch, &count);
-    int error = used < 0 ? EFBIG : count ? accept(context, batch, count) : 0;
-    free(batch);
-    if (!error) {
-        size_t rest = pending->size - (size_t)used;
-        memmove(pending->data, pending->data + used, rest);
-        pending->size = rest;
-        pending->data[rest] = '\0';
-    }
+    ssize_t whole = batch_split(bytes, size, !lines->flushing, batch, &count);
+    int error = whole < 0 ? EFBIG : count ? accept(context, batch, count) : 0;
+    if (batch != few)
+        free(batch);
+    *used = error ? 0 : (size_t)whole;
     return error;
+}
+
+/* lines_join puts the bytes behind the unfinished line, and keeps what is left unfinished then. */
+static int lines_join(struct lines *lines, const char *bytes, size_t size, lines_accept_fn *accept,
+                      void *context)
+{
+    struct text *pending = &lines->pending;
+    size_t used;
+    text_append(pending, bytes, size);
+    if (pending->failed)
+        return ENOSPC;
+    int error = lines_process(lines, pending->data, pending->size, &used, accept, context);
+    size_t rest = pending->size - used;
+    memmove(pending->data, pending->data + used, rest);
+    pending->size = rest;
+    pending->data[rest] = '\0';
+    return error;
+}
+
+/* lines_whole is lines_join for few bytes that leave nothing unfinished, behind nothing. */
+static int lines_whole(struct lines *lines, const char *bytes, size_t size, lines_accept_fn *accept,
+                       void *context)
+{
+    char copy[FEW_BYTES];
+    size_t used;
+    memcpy(copy, bytes, size);
+    return lines_process(lines, copy, size, &used, accept, context);
 }
 
 /* lines_settle drops the buffer after an error, and a large one that is no longer needed. */
@@ -96,12 +124,11 @@ int lines_write(struct lines *lines, const char *bytes, size_t size, lines_accep
 {
     if (size > LINES_MAX_BATCH)
         return lines_settle(lines, EFBIG);
-    text_append(&lines->pending, bytes, size);
-    if (lines->pending.failed)
-        return lines_settle(lines, ENOSPC);
     if (size == 0)
         return 0;
-    return lines_settle(lines, lines_process(lines, accept, context));
+    bool whole = lines->pending.size == 0 && size <= FEW_BYTES && bytes[size - 1] == '\n';
+    int error = (whole ? lines_whole : lines_join)(lines, bytes, size, accept, context);
+    return lines_settle(lines, error);
 }
 
 int lines_flush(struct lines *lines, lines_accept_fn *accept, void *context)

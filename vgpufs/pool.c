@@ -141,9 +141,10 @@ void pool_end_queued(struct pool *pool, struct job *job, enum job_state state, c
 
 /* Starting jobs. */
 
-static struct slot *idle_slot(struct pool *pool)
+/* usable_slot returns a slot that may be given a job, or NULL. */
+static struct slot *usable_slot(struct pool *pool)
 {
-    for (unsigned i = 0; i < pool->slot_count; i++)
+    for (unsigned i = 0; i < pool->slot_count && !pool->held && !pool->stopping; i++)
         /* One that still has a starter lost its executor and got a new one meanwhile. */
         if (pool->slots[i].state == SLOT_IDLE && !pool->slots[i].run.preparing)
             return &pool->slots[i];
@@ -153,12 +154,12 @@ static struct slot *idle_slot(struct pool *pool)
 /* take_next gives the next job to a free slot. NULL if there is none of either. */
 static struct slot *take_next(struct pool *pool)
 {
-    uint64_t now = clock_now_us();
-    if (pool->held || pool->stopping)
+    struct slot *slot = usable_slot(pool);
+    if (!slot)
         return NULL;
+    uint64_t now = clock_now_us();
     pool_refresh_shares(pool, now);
-    struct slot *slot = idle_slot(pool);
-    struct queue_item *item = slot ? queue_next(&pool->queue, now) : NULL;
+    struct queue_item *item = queue_next(&pool->queue, now);
     if (!item)
         return NULL;
     struct job *job = container_of(item, struct job, queue);
@@ -350,7 +351,7 @@ void pool_unadmit(struct pool *pool, uint64_t count)
     pthread_mutex_unlock(&pool->lock);
 }
 
-void pool_enqueue(struct pool *pool, struct pool_tenant *tenant, struct job *job, unsigned priority,
+bool pool_enqueue(struct pool *pool, struct pool_tenant *tenant, struct job *job, unsigned priority,
                   uint64_t now_us)
 {
     job_ref(job);
@@ -362,7 +363,9 @@ void pool_enqueue(struct pool *pool, struct pool_tenant *tenant, struct job *job
     atomic_fetch_add(&job->vm->queued, 1);
     if (job->queue.deadline_us)
         pool_arm_timer(pool, queue_next_deadline_us(&pool->queue));
+    bool starts = usable_slot(pool) != NULL;
     pthread_mutex_unlock(&pool->lock);
+    return starts;
 }
 
 int pool_restore(struct pool *pool, struct pool_tenant *tenant, struct job *job)

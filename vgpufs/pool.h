@@ -118,12 +118,13 @@ void pool_tenant_hold(struct pool_tenant *tenant, bool held);
 
 /*
  * Submitting: pool_admit makes room for `count` jobs (0 or ENOSPC); then each is given to
- * pool_enqueue, which takes a reference, or pool_unadmit gives the room back. pool_dispatch then
- * starts what can be started; it must be called without any lock held.
+ * pool_enqueue, which takes a reference, or pool_unadmit gives the room back. Where that says that
+ * a slot is free, pool_dispatch then starts what can be started; it must be called without any lock
+ * held. Where it does not, whoever frees a slot, or lets the pool go on, does that.
  */
 int pool_admit(struct pool *pool, uint64_t count);
 void pool_unadmit(struct pool *pool, uint64_t count);
-void pool_enqueue(struct pool *pool, struct pool_tenant *tenant, struct job *job, unsigned priority,
+bool pool_enqueue(struct pool *pool, struct pool_tenant *tenant, struct job *job, unsigned priority,
                   uint64_t now_us);
 void pool_dispatch(struct pool *pool);
 /* pool_restore queues a job as it stood before a restart: queue.sequence, .priority and .queued_us

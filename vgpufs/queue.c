@@ -220,6 +220,12 @@ static void list_leave(struct queue_tenant *tenant, struct queue_item *item)
     *(item->previous ? &item->previous->next : &tenant->list[item->priority].first) = item->next;
 }
 
+/* item_leads: is it the first of its list? Where its tenant stands depends on no other. */
+static bool item_leads(const struct queue_tenant *tenant, const struct queue_item *item)
+{
+    return tenant->list[item->priority].first == item;
+}
+
 static void tenant_settle_all(struct queue *queue, struct queue_tenant *tenant, unsigned priority)
 {
     tenant_settle(queue, tenant, priority);
@@ -240,7 +246,8 @@ void queue_requeue(struct queue *queue, struct queue_tenant *tenant, struct queu
     item->tenant = tenant;
     tenant->queued++;
     list_enter(tenant, item);
-    tenant_settle_all(queue, tenant, item->priority);
+    if (item_leads(tenant, item))
+        tenant_settle_all(queue, tenant, item->priority);
 }
 
 void queue_restore(struct queue *queue, struct queue_tenant *tenant, struct queue_item *item)
@@ -262,13 +269,15 @@ void queue_push(struct queue *queue, struct queue_tenant *tenant, struct queue_i
 void queue_remove(struct queue *queue, struct queue_item *item)
 {
     struct queue_tenant *tenant = item->tenant;
+    bool led = item_leads(tenant, item);
     if (item->deadline_place != HEAP_NOWHERE)
         heap_remove(&queue->deadlines, item);
     span_leave(&queue->levels[item->priority], item);
     list_leave(tenant, item);
     tenant->queued--;
     item->tenant = NULL;
-    tenant_settle_all(queue, tenant, item->priority);
+    if (led)
+        tenant_settle_all(queue, tenant, item->priority);
 }
 
 void queue_set_priority(struct queue *queue, struct queue_item *item, unsigned priority)

@@ -51,15 +51,16 @@ state_ticket change_ask(struct state *state, struct change *first, struct change
     for (const struct change *change = first; change; change = change->next)
         if (operation_haste(change->operation) > haste)
             haste = operation_haste(change->operation);
-    uint64_t now = clock_now_us();
     changes_owe(state, first);
     pthread_mutex_lock(&state->lock);
     state_ticket ticket = state->newest += count;
     if (first) {
         *state->last = first;
         state->last = &last->next;
+        /* What was asked for earlier, and as hastily, is due earlier. */
+        if (state->due_us == UINT64_MAX || haste > state->haste)
+            hurry(state, clock_now_us() + delay_us(state, haste));
         state->haste = haste > state->haste ? haste : state->haste;
-        hurry(state, now + delay_us(state, haste));
     }
     pthread_mutex_unlock(&state->lock);
     KILL_POINT("asked");
@@ -229,10 +230,7 @@ bool state_is_behind(struct state *state, unsigned vm)
 
 bool state_is_failing(struct state *state)
 {
-    pthread_mutex_lock(&state->lock);
-    bool failing = state->failure != 0;
-    pthread_mutex_unlock(&state->lock);
-    return failing;
+    return state->failure != 0;
 }
 
 state_ticket state_now(struct state *state)
@@ -248,23 +246,19 @@ void state_set_durability(struct state *state, enum config_durability durability
     pthread_mutex_lock(&state->lock);
     state->durability = durability;
     state->group_ms = group_ms;
+    if (state->first)
+        hurry(state, 0); /* when it was due by the old rule may be late by the new one */
     pthread_mutex_unlock(&state->lock);
 }
 
 bool state_jobs_are_synced(struct state *state)
 {
-    pthread_mutex_lock(&state->lock);
-    bool synced = state->durability == DURABILITY_SYNC;
-    pthread_mutex_unlock(&state->lock);
-    return synced;
+    return state->durability == DURABILITY_SYNC;
 }
 
 bool state_outputs_are_synced(struct state *state)
 {
-    pthread_mutex_lock(&state->lock);
-    bool synced = state->durability != DURABILITY_NONE;
-    pthread_mutex_unlock(&state->lock);
-    return synced;
+    return state->durability != DURABILITY_NONE;
 }
 
 int directory_sync(int at, const char *path)

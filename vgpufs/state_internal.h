@@ -112,7 +112,7 @@ struct state {
     struct change *log_first, *log_last;
     size_t log_count;
     uint64_t log_bytes;
-    enum config_durability durability;
+    _Atomic(enum config_durability) durability; /* each job asks, without the lock */
     uint64_t group_ms;
     uint64_t due_us;      /* when the next group is to be written; UINT64_MAX: nothing is asked */
     enum haste haste;     /* of what is asked for: the greatest */
@@ -120,7 +120,8 @@ struct state {
     state_ticket stored;  /* in the database: it survives the end of this process */
     state_ticket durable; /* on the disk */
     state_ticket wanted;  /* what somebody waits for to be on the disk */
-    int failure;          /* errno of the last attempt to write, 0 if it succeeded */
+    atomic_int failure;   /* errno of the last attempt to write, 0 if it succeeded; read as
+                           * durability is */
     struct state_waiter *waiters;
     size_t fresh;    /* light ones that came since a group was taken: the next group is for them */
     size_t expected; /* so many may come, if those who were told come back */

@@ -38,19 +38,20 @@ struct submission {
     uint64_t first_job;  /* vm->next_job before them */
     uint64_t *per_pool;  /* new jobs for each pool */
     size_t admitted;     /* so many pools have made room */
+    bool starts;         /* some pool may start what it was given at once */
     uint64_t room_bytes; /* set aside on the disk */
     struct state_batch batch;
     struct draft one;
     uint64_t few[FEW_POOLS];
     size_t failed; /* index of the draft that is at fault */
-    char error[COMMAND_MAX_ERROR];
+    char *error;   /* COMMAND_MAX_ERROR bytes: why, in words */
 };
 
 static int fail(struct submission *submission, size_t index, int number, const char *text)
 {
     submission->failed = index;
     if (text != submission->error)
-        snprintf(submission->error, sizeof(submission->error), "%s", text);
+        snprintf(submission->error, COMMAND_MAX_ERROR, "%s", text);
     return number;
 }
 
@@ -91,9 +92,8 @@ static int draft_identify(struct submission *submission, size_t index)
     struct vm *vm = submission->vm;
     draft->identity = vm->identity;
     if (draft->has_claim) {
-        int failure =
-            identity_judge(vm->server->config, &vm->config, &draft->claim, &draft->identity,
-                           submission->error, sizeof(submission->error));
+        int failure = identity_judge(vm->server->config, &vm->config, &draft->claim,
+                                     &draft->identity, submission->error, COMMAND_MAX_ERROR);
         vm->counters.identity_rejected += failure != 0;
         if (failure)
             return fail(submission, index, failure, submission->error);
@@ -105,9 +105,8 @@ static int draft_identify(struct submission *submission, size_t index)
     const struct pool *pool = &vm->server->pools[draft->identity.pool];
     uint64_t max_run_ms = atomic_load(&pool->max_run_ms);
     if (draft->timeout_ms > max_run_ms) {
-        snprintf(submission->error, sizeof(submission->error),
-                 "timeout= is at most %g seconds in pool %s", (double)max_run_ms / 1000,
-                 pool->name);
+        snprintf(submission->error, COMMAND_MAX_ERROR, "timeout= is at most %g seconds in pool %s",
+                 (double)max_run_ms / 1000, pool->name);
         return fail(submission, index, EINVAL, submission->error);
     }
     return 0;
@@ -140,8 +139,8 @@ static int draft_enter(struct submission *submission, size_t index)
     }
     if (draft->job->line) {
         if (!same_line(draft->job->line, draft->line)) {
-            snprintf(submission->error, sizeof(submission->error),
-                     "tag %s is in use for another command", job_tag(draft->job));
+            snprintf(submission->error, COMMAND_MAX_ERROR, "tag %s is in use for another command",
+                     job_tag(draft->job));
             return fail(submission, index, EEXIST, submission->error);
         }
         draft->is_duplicate = true;
@@ -178,7 +177,7 @@ static int check_limits(struct submission *submission)
     uint64_t queued = atomic_load(&vm->queued);
     if (enqueued &&
         (queued >= vm->config.max_queued || enqueued > vm->config.max_queued - queued)) {
-        snprintf(submission->error, sizeof(submission->error),
+        snprintf(submission->error, COMMAND_MAX_ERROR,
                  "vm%u may have %llu jobs queued and has %llu", vm->id,
                  (unsigned long long)vm->config.max_queued, (unsigned long long)queued);
         return fail(submission, submission->count - 1, EDQUOT, submission->error);
@@ -191,7 +190,7 @@ static int make_room(struct submission *submission)
 {
     struct vm *vm = submission->vm;
     if (!vm_make_room(vm, 0)) { /* the new ones are in the tables already */
-        snprintf(submission->error, sizeof(submission->error),
+        snprintf(submission->error, COMMAND_MAX_ERROR,
                  "vm%u may have %llu job directories: remove some", vm->id,
                  (unsigned long long)vm->config.max_jobs);
         return fail(submission, submission->count - 1, EDQUOT, submission->error);
@@ -206,8 +205,9 @@ static int admit(struct submission *submission)
         if (!submission->drafts[i].is_duplicate)
             submission->per_pool[submission->drafts[i].identity.pool]++;
     for (size_t i = 0; i < server->pool_count; i++) {
-        if (pool_admit(&server->pools[i], submission->per_pool[i]) != 0) {
-            snprintf(submission->error, sizeof(submission->error), "the queue of pool %s is full",
+        uint64_t count = submission->per_pool[i];
+        if (count && pool_admit(&server->pools[i], count) != 0) {
+            snprintf(submission->error, COMMAND_MAX_ERROR, "the queue of pool %s is full",
                      server->pools[i].name);
             return fail(submission, submission->count - 1, ENOSPC, submission->error);
         }
@@ -320,9 +320,10 @@ static void renew(struct submission *submission, struct job *job)
 static void commit(struct submission *submission)
 {
     struct vm *vm = submission->vm;
-    /* One reading of the clock for all: of many lines it would be a good part of the work. */
-    uint64_t now = clock_now_us(), real_us = clock_to_real_us(now);
-    struct timespec changed = clock_change();
+    /* One reading of each clock for all: of many lines it would be a good part of the work. */
+    uint64_t now = clock_now_us(), real_us = clock_real_us();
+    vm_touch_submit(vm);
+    struct timespec changed = vm->changed;
     for (size_t i = 0; i < submission->count; i++) {
         struct draft *draft = &submission->drafts[i];
         struct job *job = draft->job;
@@ -341,7 +342,8 @@ static void commit(struct submission *submission)
         vm->jobs_changed = changed;
         job_set_changed(job, changed);
         vm->counters.submitted++;
-        pool_enqueue(pool, vm->tenants[draft->identity.pool], job, draft->identity.priority, now);
+        submission->starts |= pool_enqueue(pool, vm->tenants[draft->identity.pool], job,
+                                           draft->identity.priority, now);
         journal(submission, job, real_us);
     }
     if (submission->batch.count)
@@ -349,7 +351,6 @@ static void commit(struct submission *submission)
     vm_newest_set(vm, submission->drafts[submission->count - 1].job);
     if (submission->via == VIA_REQUEST)
         note_request(submission);
-    vm_touch_submit(vm);
 }
 
 /* submit_drafts takes the parsed drafts through the locked part. */
@@ -396,23 +397,31 @@ static int refuse(struct submission *submission, int failure)
                      submission->drafts[submission->failed].line, text);
 }
 
+/* is_hopeless: can the VM never have so many jobs? */
+static bool is_hopeless(struct vm *vm, size_t count)
+{
+    pthread_mutex_lock(&vm->lock);
+    uint64_t most = vm->config.max_queued + vm->config.max_jobs;
+    pthread_mutex_unlock(&vm->lock);
+    return count > most;
+}
+
 int vm_submit(struct vm *vm, enum submit_via via, struct job *target, const struct line *batch,
               size_t count)
 {
+    char error[COMMAND_MAX_ERROR];
     struct submission submission = {
         .vm = vm,
         .via = via,
         .target = target,
         .count = count,
+        .error = error,
     };
     int failure = 0;
     size_t pools = vm->server->pool_count;
     submission.drafts = count == 1 ? &submission.one : calloc(count, sizeof(struct draft));
     submission.per_pool = pools <= FEW_POOLS ? submission.few : calloc(pools, sizeof(uint64_t));
-    pthread_mutex_lock(&vm->lock);
-    uint64_t most = vm->config.max_queued + vm->config.max_jobs;
-    pthread_mutex_unlock(&vm->lock);
-    if (count > most) { /* before a job is made for each line */
+    if (count > 1 && is_hopeless(vm, count)) { /* before a job is made for each line */
         submission_finish(&submission);
         return vm_reject(vm, via, target, EDQUOT, &batch[count - 1],
                          "more lines than this VM may have jobs queued and retained");
@@ -432,7 +441,7 @@ int vm_submit(struct vm *vm, enum submit_via via, struct job *target, const stru
     for (size_t i = 0; i < count && !failure; i++)
         if (!submission.drafts[i].is_duplicate)
             events_enqueued(vm->server, submission.drafts[i].job);
-    for (size_t i = 0; i < vm->server->pool_count && !failure; i++)
+    for (size_t i = 0; i < vm->server->pool_count && submission.starts; i++)
         if (submission.per_pool[i])
             pool_dispatch(&vm->server->pools[i]);
     submission_finish(&submission);
