@@ -293,6 +293,8 @@ int database_open(struct state *state, const char *state_dir, struct text *error
         text_puts(error, "no memory");
         return -1;
     }
+    /* Nobody asks how much memory SQLite has: each piece of it need not be counted under a lock. */
+    sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0);
     int result = database_try(state, path.data, error);
     if (result == DAMAGED) {
         database_close(state);
