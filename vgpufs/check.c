@@ -268,8 +268,8 @@ static char *export_find(const char *etab, const char *path, const char *client)
 /* check_export compares each of the options that --exports would write with those in force. */
 static void check_export(struct check *check, const struct config_vm *vm, const char *etab)
 {
-    static const char mend[] = "run 'vgpufs --exports > /etc/exports.d/vgpufs.exports && exportfs "
-                               "-ra'";
+    static const char mend[] = "run 'mkdir -p /etc/exports.d && vgpufs --exports > "
+                               "/etc/exports.d/vgpufs.exports && exportfs -ra'";
     struct text path = {0}, wanted = {0};
     nfs_exports_path(check->config, &path);
     nfs_exports_options(check->config, vm, &wanted);

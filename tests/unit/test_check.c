@@ -231,7 +231,9 @@ static void test_places(void **state)
         "[nfsd] in /etc/nfs.conf");
 }
 
-#define MEND ": run 'vgpufs --exports > /etc/exports.d/vgpufs.exports && exportfs -ra'"
+#define MEND                                                                                       \
+    ": run 'mkdir -p /etc/exports.d && vgpufs --exports > /etc/exports.d/vgpufs.exports && "       \
+    "exportfs -ra'"
 
 static void test_exports_of_the_machine(void **state)
 {

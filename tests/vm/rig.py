@@ -31,6 +31,7 @@ HOST_MEMORY, GUEST_MEMORY = 1536, 768
 GUESTS = (3, 4)
 MOUNT = "/mnt/vgpu"
 LOG = "/run/vgpufs.log"
+EXPORTS = "/etc/exports.d/vgpufs.exports"
 
 # Pool L's executor makes a result of a chosen length after a chosen time: see length_executor.py.
 CONFIG = {
@@ -248,6 +249,10 @@ class Rig:
         """The NFS server takes the mount that is there now."""
         self.host.sh(EXPORTING[self.layout.server], timeout=120)
 
+    def fsid(self):
+        """The number of the exported tree in NFS handles."""
+        return int(re.search(r"fsid=(\d+)", self.host.sh(f"cat {EXPORTS}"))[1])
+
     def ctl(self, line):
         self.host.sh(f"echo '{line}' > {MOUNT}/ctl")
 
@@ -265,6 +270,16 @@ class Rig:
             if predicate(stats):
                 return stats
             assert time.monotonic() < deadline, f"not within {timeout} s: {what}\n{stats}"
+            time.sleep(0.1)
+
+    def wait_waiting(self, number, least, timeout=120):
+        """Waits until the daemon has so many requests of that VM that wait for a result."""
+        deadline = time.monotonic() + timeout
+        while True:
+            status = parse_records(self.host.sh(f"cat {MOUNT}/vm{number}/status"))
+            if int(status["limits"]["waiting"]) >= least:
+                return
+            assert time.monotonic() < deadline, f"fewer than {least} wait: {status}"
             time.sleep(0.1)
 
     # Mounts
@@ -325,10 +340,8 @@ class Rig:
 # --- NFS servers ---------------------------------------------------------------------------------
 
 def start_knfsd(host):
-    lines = "".join(f"{MOUNT} 10.0.{number}.2(rw,sync,no_subtree_check,fsid=77,all_squash,"
-                    f"anonuid={20000 + number},anongid={20000 + number})\n" for number in GUESTS)
     host.sh("modprobe nfsd; sysctl -q fs.leases-enable=0; mount -t nfsd nfsd /proc/fs/nfsd\n"
-            f"cat > /etc/exports <<'END'\n{lines}END\n"
+            f"mkdir -p /etc/exports.d; /payload/bin/vgpufs --exports > {EXPORTS}\n"
             "rpcbind -w; nfsdcld; exportfs -ra; echo 10 > /proc/fs/nfsd/nfsv4gracetime\n"
             "rpc.statd; rpc.mountd; rpc.nfsd --no-udp 32", timeout=120)
 

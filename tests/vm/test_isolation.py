@@ -29,8 +29,8 @@ def handles_of(rig, vm):
     return rig.host.python(HANDLES, f"/mnt/vgpu/vm{vm}")
 
 
-def attack(guest, handles):
-    answer = json.loads(guest.sh(f"/payload/raw_nfs.py 10.0.{guest.number}.1 77 <<'END'\n"
+def attack(rig, guest, handles):
+    answer = json.loads(guest.sh(f"/payload/raw_nfs.py 10.0.{guest.number}.1 {rig.fsid()} <<'END'\n"
                                  f"{handles}END\n", timeout=300))
     assert answer["waited"] == []
     return answer["answers"]
@@ -64,7 +64,7 @@ def test_through_the_mount(secret, other, script):
 
 def test_its_own_handles_do_work(rig, other):
     """The tool can do what it tries: with its own VM's handles the guest gets what it asks for."""
-    answers = attack(other, handles_of(rig, 4))
+    answers = attack(rig, other, handles_of(rig, 4))
     assert answers["/status"]["READ uid=0"] == NFS_OK
     assert answers["/"]["READDIR uid=20003"] == NFS_OK
     assert answers["/"]["LOOKUP uid=20004"] == NFS_OK
@@ -84,7 +84,7 @@ def assert_refused(answers):
 
 def test_with_guessed_handles(rig, secret, other):
     before = secret.newest()["job"]
-    answers = attack(other, handles_of(rig, 3))
+    answers = attack(rig, other, handles_of(rig, 3))
     assert {"/", "/submit", "/result", "/data/secret", "/jobs/mine/command"} <= set(answers)
     assert_refused(answers)
     for name, what in (("/status", "READ"), ("/submit", "WRITE"), ("/data/secret", "READ")):
@@ -98,13 +98,13 @@ def test_with_handles_from_before_a_restart(rig, secret, other):
     """The same numbers after a restart are the same files, or none: never another's."""
     old = handles_of(rig, 3)
     rig.restart_daemon()
-    answers = attack(other, old)
+    answers = attack(rig, other, old)
     assert_refused(answers)
     # Numbers that nothing has: kind, VM and number of the inode are in the handle's first 8 bytes.
     kind, data = next(line.split()[1:] for line in old.splitlines()
                       if line.startswith("/data/secret"))
     guesses = "".join(f"guess{index} {kind} {data[:8]}{index * 37 % 256:02x}{data[10:]}\n"
                       for index in range(12))
-    for tries in attack(other, guesses).values():
+    for tries in attack(rig, other, guesses).values():
         assert NFS_OK not in tries.values(), tries
     assert secret.sh(f"cat {secret.dir}/data/secret") == "secret\n"

@@ -2,6 +2,10 @@
 import re
 import shlex
 
+import pytest
+
+from rig import EXPORTS
+
 
 def test_the_tree(guest):
     names = guest.sh(f"ls {guest.dir}").split()
@@ -49,3 +53,32 @@ def test_a_shell_is_enough(guest):
     words = [line.split()[0] for line in said.splitlines()]
     assert words == ["status=done", "status=done", "vm", "newest", "last_error", "limits",
                      "status=cancelled", "status=rejected", "kept"], said
+
+
+# What it takes to have --check complain, and of which check.
+WRONG = {
+    "leases": "sysctl -q fs.leases-enable=1",
+    "NFS threads": "rpc.nfsd 8",
+    "exports": f"rm -r {EXPORTS.rpartition('/')[0]}; exportfs -ra",
+    "guests": None,
+}
+
+
+@pytest.mark.layout(version=("3",), server=("knfsd",))  # elsewhere a delegation could come of it
+def test_check_names_what_mends(rig, guest):
+    """`vgpufs --check` finds nothing on this host; and what it says to run mends what is wrong."""
+    def check():
+        return rig.host.run("/payload/bin/vgpufs --check").out
+
+    good = check()
+    for name, breaking in WRONG.items():
+        assert f"ok       {name}\n" in good, good
+        if not breaking:
+            continue
+        rig.host.sh(breaking)
+        said = check()
+        found = re.search(rf"^error    {name}: .*?run '(.*?)'", said, re.M)
+        assert found and f"ok       {name}\n" not in said, said
+        rig.host.sh(f"PATH=/payload/bin:$PATH; {found[1]}")
+        assert check() == good
+    assert guest.job("NOP", timeout=120).header["status"] == "done"
