@@ -103,7 +103,10 @@ def wait_together(count, *paths):
 
     def wait(index):
         path = paths[index % len(paths)] if paths else "result"
-        answers[index] = read(f"{VM}/{path}").decode("latin-1")
+        try:
+            answers[index] = read(f"{VM}/{path}").decode("latin-1")
+        except OSError as error:
+            answers[index] = str(error)
 
     threads = [threading.Thread(target=wait, args=(index,)) for index in range(int(count))]
     for thread in threads:
@@ -143,47 +146,64 @@ def held_many(count, length, seed):
 
 
 def calls_made():
-    """How often the mount has sent each of its NFS procedures: the lines behind "per-op statistics"
-    in mountstats, and the first number in each."""
+    """How often the mount has sent each of its NFS procedures, and how many milliseconds it has
+    waited for the answers: the lines behind "per-op statistics" in mountstats, of each the first
+    number and the seventh (rpc_print_iostats in Linux's net/sunrpc/stats.c)."""
     with open("/proc/self/mountstats", encoding="ascii") as file:
         entry = file.read().split(f" mounted on {MOUNT} ")[1].split("\ndevice ")[0]
     lines = entry.split("per-op statistics")[1].split("\n")
-    return collections.Counter({name.strip(): int(words.split()[0])
-                                for name, _, words in (line.partition(":") for line in lines)
-                                if words})
+    numbers = {name.strip(): words.split() for name, _, words in
+               (line.partition(":") for line in lines) if words}
+    return (collections.Counter({name: int(words[0]) for name, words in numbers.items()}),
+            collections.Counter({name: int(words[6]) for name, words in numbers.items()}))
 
 
-def latency(count):
+def latency(count, beside=None):
     """The middle time, in microseconds, of submitting a NOP and reading its result, and of the same
-    system calls on two files of data/, in turns; how many NFS calls each takes; the jobs' longest
-    time."""
+    system calls on two files of data/, in turns; the jobs' longest time; how many NFS calls each
+    takes, and how many milliseconds go by between a call and its answer. What is read of `files` is
+    in this kernel's cache after the first round, as no result can be. Of `changed` somebody else
+    has written it before each round: this guest through `beside`, another mount of the same tree
+    that shares no cache with the first."""
     ways = {"job": (f"{VM}/submit", f"{VM}/result"), "files": (f"{VM}/data/in", f"{VM}/data/out")}
-    spent, sent = {name: [] for name in ways}, {name: collections.Counter() for name in ways}
+    if beside:
+        ways["changed"] = (f"{VM}/data/in", f"{VM}/data/changed")
+    spent = {way: [] for way in ways}
+    calls, waits = ({way: collections.Counter() for way in ways} for _ in range(2))
 
     def turns(way, rounds):
         to, source = ways[way]
-        before = calls_made()
         for _ in range(rounds):
+            text = "%0150d" % len(spent[way])
+            if way == "changed":
+                write(f"{beside}/vm{NUMBER}/data/changed", text)
+            before = calls_made()
             started = time.perf_counter()
             write(to, "A:1:%d:NOP\n" % NUMBER)
-            read(source)
+            raw = read(source)
             spent[way].append((time.perf_counter() - started) * 1e6)
-        sent[way] += calls_made() - before
+            after = calls_made()
+            calls[way] += after[0] - before[0]
+            waits[way] += after[1] - before[1]
+            assert way != "changed" or raw.decode() == text, (raw, text)
 
-    for path in ways["files"]:
+    paths = {path for pair in ways.values() for path in pair if "/data/" in path}
+    for path in paths:
         with open(path, "w", encoding="ascii") as file:
             file.write("x" * 150)
-    turns("job", 5)
-    for times, calls in zip(spent.values(), sent.values()):
-        times.clear()
-        calls.clear()
+    for way in ways:
+        turns(way, 5)
+        for kept in (spent, calls, waits):
+            kept[way].clear()
     for _ in range(int(count) // 10):
         for way in ways:
             turns(way, 10)
-    answer = {name: sorted(times)[len(times) // 2] for name, times in spent.items()}
+    for path in paths:
+        os.unlink(path)
+    answer = {way: sorted(times)[len(times) // 2] for way, times in spent.items()}
     answer["longest"] = max(spent["job"])
-    answer["calls"] = {name: {call: number / len(spent[name]) for call, number in made.items()}
-                       for name, made in sent.items()}
+    answer["calls"] = {way: {name: [number / len(spent[way]), waits[way][name] / number]
+                             for name, number in made.items()} for way, made in calls.items()}
     return answer
 
 
