@@ -42,7 +42,7 @@ void pool_release(struct pool *pool, const struct job *job)
     pool->running--;
     tenant->running--;
     atomic_fetch_sub(&job->vm->running, 1);
-    if (tenant->share_us)
+    if (tenant->share)
         *pool_share_bucket(tenant, now) += now - job->started_us;
     pool_classify(tenant, now);
 }

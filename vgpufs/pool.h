@@ -26,6 +26,12 @@ struct vm;
 /* The device share is measured over this many seconds, one bucket each. */
 #define POOL_SHARE_SECONDS 60
 
+/* Device time by seconds of the monotonic clock: `second` is that of the newest bucket. Numbers of
+ * 64 bits and nothing else: it is handed over as it is (stats_save.c). */
+struct pool_share {
+    uint64_t second, used_us[POOL_SHARE_SECONDS];
+};
+
 /* A VM as a pool sees it. The VM owns it; the pool's lock guards it. */
 struct pool_tenant {
     struct queue_tenant queue;
@@ -37,8 +43,7 @@ struct pool_tenant {
     uint64_t max_running; /* 0: as many as there are slots */
     unsigned share_percent;
     bool held;
-    uint64_t *share_us;    /* POOL_SHARE_SECONDS buckets; NULL while share_percent is 100 */
-    uint64_t share_second; /* of the newest bucket */
+    struct pool_share *share; /* NULL while share_percent is 100 */
 };
 
 /* Which of a slot's descriptors an epoll event is about; its data is slot index << 3 | kind. */
@@ -114,6 +119,9 @@ struct pool_tenant *pool_tenant_create(struct pool *pool, struct vm *vm);
 /* pool_tenant_destroy accepts NULL; nothing of the tenant's may be queued or running. */
 void pool_tenant_destroy(struct pool_tenant *tenant);
 void pool_tenant_limit(struct pool_tenant *tenant, uint64_t max_running, unsigned share_percent);
+/* pool_tenant_used adds what the VM has had of the device before; what no clock and no device could
+ * have counted is left out. */
+void pool_tenant_used(struct pool_tenant *tenant, const struct pool_share *before);
 void pool_tenant_hold(struct pool_tenant *tenant, bool held);
 
 /*

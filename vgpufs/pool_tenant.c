@@ -13,22 +13,23 @@
 /* The buckets of the seconds that have passed since the last call are cleared. */
 uint64_t *pool_share_bucket(struct pool_tenant *tenant, uint64_t now_us)
 {
+    struct pool_share *share = tenant->share;
     uint64_t second = now_us / 1000000;
-    uint64_t passed = second - tenant->share_second;
+    uint64_t passed = second - share->second;
     for (uint64_t i = 1; i <= passed && i <= POOL_SHARE_SECONDS; i++)
-        tenant->share_us[(tenant->share_second + i) % POOL_SHARE_SECONDS] = 0;
-    tenant->share_second = second;
-    return &tenant->share_us[second % POOL_SHARE_SECONDS];
+        share->used_us[(share->second + i) % POOL_SHARE_SECONDS] = 0;
+    share->second = second;
+    return &share->used_us[second % POOL_SHARE_SECONDS];
 }
 
 static bool tenant_over_share(struct pool_tenant *tenant, uint64_t now_us)
 {
-    if (!tenant->share_us)
+    if (!tenant->share)
         return false;
     pool_share_bucket(tenant, now_us);
     uint64_t used = 0;
     for (size_t i = 0; i < POOL_SHARE_SECONDS; i++)
-        used += tenant->share_us[i];
+        used += tenant->share->used_us[i];
     uint64_t window = UINT64_C(1000000) * POOL_SHARE_SECONDS * tenant->pool->slot_count;
     return used * 100 > window * tenant->share_percent;
 }
@@ -88,7 +89,7 @@ void pool_tenant_destroy(struct pool_tenant *tenant)
         link = &(*link)->next;
     *link = tenant->next;
     pthread_mutex_unlock(&pool->lock);
-    free(tenant->share_us);
+    free(tenant->share);
     free(tenant);
 }
 
@@ -99,14 +100,32 @@ void pool_tenant_limit(struct pool_tenant *tenant, uint64_t max_running, unsigne
     pthread_mutex_lock(&pool->lock);
     tenant->max_running = max_running;
     tenant->share_percent = share_percent;
-    if (share_percent < 100 && !tenant->share_us) {
-        tenant->share_us = calloc(POOL_SHARE_SECONDS, sizeof(uint64_t));
-        tenant->share_second = now / 1000000;
-        if (!tenant->share_us)
+    if (share_percent < 100 && !tenant->share) {
+        tenant->share = calloc(1, sizeof(*tenant->share));
+        if (tenant->share)
+            tenant->share->second = now / 1000000;
+        else
             log_error("no memory for device_share of vm%u: it is not enforced", tenant->vm->id);
     } else if (share_percent == 100) {
-        free(tenant->share_us);
-        tenant->share_us = NULL;
+        free(tenant->share);
+        tenant->share = NULL;
+    }
+    pool_classify(tenant, now);
+    pthread_mutex_unlock(&pool->lock);
+}
+
+void pool_tenant_used(struct pool_tenant *tenant, const struct pool_share *before)
+{
+    struct pool *pool = tenant->pool;
+    uint64_t now = clock_now_us(), second = now / 1000000;
+    pthread_mutex_lock(&pool->lock);
+    if (tenant->share)
+        pool_share_bucket(tenant, now);
+    for (uint64_t i = 0; tenant->share && i < POOL_SHARE_SECONDS && i <= before->second; i++) {
+        uint64_t then = before->second - i, used = before->used_us[then % POOL_SHARE_SECONDS];
+        /* Whatever ends in a second is counted there, also if it ran for longer than the window. */
+        if (then <= second && second - then < POOL_SHARE_SECONDS && used <= now * pool->slot_count)
+            tenant->share->used_us[then % POOL_SHARE_SECONDS] += used;
     }
     pool_classify(tenant, now);
     pthread_mutex_unlock(&pool->lock);

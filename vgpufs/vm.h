@@ -106,7 +106,7 @@ struct vm {
     struct last_error last_error;
     struct legacy legacy;
     struct vm_counters counters;
-    unsigned crashes_in_row;
+    uint64_t crashes_in_row;
     struct timespec changed;        /* result, status … */
     struct timespec submit_changed; /* submit: not by a job's end, see vm_touch_submit */
     struct timespec list_changed;   /* the VM's directory */

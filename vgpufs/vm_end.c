@@ -12,6 +12,7 @@
 #include "server.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <string.h>
 
 /* What a result says when there is no memory to say it. Never freed: it begins with a reference. */
@@ -62,7 +63,7 @@ static void end_show(struct job *job)
     watchers_notify(vm->server, job);
     if (!job->forgotten)
         vm_ended_enter(vm, job);
-    unsigned crashes = vm->crashes_in_row;
+    uint64_t crashes = vm->crashes_in_row;
     bool hold =
         vm->config.max_crashes && crashes >= vm->config.max_crashes && !atomic_load(&vm->held);
     vm_retain(vm);
@@ -74,7 +75,8 @@ static void end_show(struct job *job)
         vm_job_read(vm, job->number);
     KILL_POINT("answered");
     if (hold) {
-        log_warning("vm%u is held after %u crashes in a row: 'vgpuctl release vm%u' lets it go on",
+        log_warning("vm%u is held after %" PRIu64
+                    " crashes in a row: 'vgpuctl release vm%u' lets it go on",
                     vm->id, crashes, vm->id);
         vm_hold(vm, true);
     }

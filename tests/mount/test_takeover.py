@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from harness import (HERE, Background, StartError, blocked_in_read, errno_of, parse_result, read_fd,
-                     read_file, wait_until, write_file)
+from harness import (HERE, Background, StartError, blocked_in_read, errno_of, order_of_ends,
+                     parse_result, read_fd, read_file, wait_until, write_file)
 from nfs_server import NfsServer
 
 pytestmark = pytest.mark.root
@@ -422,6 +422,37 @@ def test_nfs_what_was_told(held, nfs, go_on):
     go_on(daemon)
     assert server.do("pread", fd, 1 << 16, 0).encode("latin-1") == text
     server.do("close", fd)
+
+
+# --- limits --------------------------------------------------------------------------------------
+
+def test_crashes_in_a_row_go_on(held, go_on):
+    """A planned restart is no job done in between."""
+    daemon = held({"pool B": {"executor": f'/usr/bin/python3 "{HERE}/fault_executor.py" crash'},
+                   "defaults": {"max_crashes": "3"}})
+    vm = daemon.vm(3)
+    for i in range(1, 4):
+        assert vm.run("B:1:3:SLEEP ms=1").header["status"] == "failed"
+        wait_until(lambda: vm.status()["vm 3"]["crashes"] == str(i), what=f"{i} crashes")
+        if i < 3:
+            assert vm.status()["vm 3"]["held"] == "no"
+            go_on(daemon)
+    wait_until(lambda: vm.status()["vm 3"]["held"] == "yes", what="the VM is held")
+
+
+def test_a_device_share_goes_on(held, go_on):
+    """Who has had more than its share goes on to wait for others."""
+    daemon = held({"vm 1": {"device_share": "1%"}})
+    assert daemon.vm(1).run("SLEEP ms=1000").header["status"] == "done"
+    ctl(daemon, "hold A")
+    daemon.vm(1).submit("A:2:1:SLEEP ms=100 tag=greedy")
+    daemon.vm(2).submit("A:0:2:SLEEP ms=100 tag=other")
+    paths = [daemon.vm(1).job("greedy") / "result", daemon.vm(2).job("other") / "result"]
+    ends = Background(order_of_ends, *paths)
+    for _ in range(2):
+        go_on(daemon)
+    ctl(daemon, "release A")
+    assert ends.value() == paths[::-1]
 
 
 # --- stats ---------------------------------------------------------------------------------------
