@@ -336,7 +336,7 @@ int pool_admit(struct pool *pool, uint64_t count)
     pthread_mutex_lock(&pool->lock);
     uint64_t taken = queue_count(&pool->queue) + pool->admitted;
     bool full = taken >= pool->max_queued || count > pool->max_queued - taken;
-    if (count && (full || queue_reserve(&pool->queue, taken + count) < 0))
+    if (full || queue_reserve(&pool->queue, taken + count) < 0)
         error = ENOSPC;
     else
         pool->admitted += count;

@@ -205,6 +205,7 @@ static int admit(struct submission *submission)
         if (!submission->drafts[i].is_duplicate)
             submission->per_pool[submission->drafts[i].identity.pool]++;
     for (size_t i = 0; i < server->pool_count; i++) {
+        /* Of a pool that gets none, not even the lock is wanted: it may be busy, or hang. */
         uint64_t count = submission->per_pool[i];
         if (count && pool_admit(&server->pools[i], count) != 0) {
             snprintf(submission->error, COMMAND_MAX_ERROR, "the queue of pool %s is full",
@@ -366,7 +367,8 @@ static int submit_drafts(struct submission *submission)
     } else {
         drafts_withdraw(submission);
         for (size_t i = 0; i < submission->admitted; i++)
-            pool_unadmit(&vm->server->pools[i], submission->per_pool[i]);
+            if (submission->per_pool[i])
+                pool_unadmit(&vm->server->pools[i], submission->per_pool[i]);
         state_unreserve(vm->server->state, submission->room_bytes);
     }
     pthread_mutex_unlock(&vm->lock);

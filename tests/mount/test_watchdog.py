@@ -2,6 +2,7 @@
 import contextlib
 import ctypes
 import os
+import platform
 import re
 import select
 import signal
@@ -10,10 +11,12 @@ import time
 
 import pytest
 
-from harness import FACTOR, Vgpufs, read_file
+from harness import FACTOR, Background, Vgpufs, read_file
 
 # ptrace(2) stops one thread, as a deadlock would, and lets the others run.
 PTRACE_SEIZE, PTRACE_INTERRUPT, PTRACE_DETACH = 0x4206, 0x4207, 17
+PTRACE_SYSCALL, PTRACE_GET_SYSCALL_INFO, PTRACE_O_TRACESYSGOOD = 24, 0x420e, 1
+RECVFROM = {"x86_64": 45, "aarch64": 207}[platform.machine()]
 WALL = 0x40000000  # waitpid(2): a thread of another process, too
 INTERVAL = 0.25  # a quarter of WATCHDOG_USEC: the daemon looks so often
 
@@ -59,10 +62,12 @@ def threads_of(daemon, name):
     return threads
 
 
-def trace(request, thread):
+def trace(request, thread, address=None, data=None):
     call = ctypes.CDLL(None, use_errno=True).ptrace
     call.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
-    assert call(request, thread, None, None) == 0, os.strerror(ctypes.get_errno())
+    result = call(request, thread, address, data)
+    assert result >= 0, os.strerror(ctypes.get_errno())
+    return result
 
 
 @contextlib.contextmanager
@@ -74,6 +79,29 @@ def stopped(threads):
         os.waitpid(thread, WALL)
     yield
     for thread in threads:
+        trace(PTRACE_DETACH, thread)
+
+
+@contextlib.contextmanager
+def stopped_in(thread, number, begin):
+    """It does not run on from where it enters that system call, for which `begin` gives the cause."""
+    trace(PTRACE_SEIZE, thread, data=PTRACE_O_TRACESYSGOOD)
+    trace(PTRACE_INTERRUPT, thread)
+    deadline, entered, begun = time.monotonic() + 60 * FACTOR, None, None
+    while entered != number:
+        assert time.monotonic() < deadline
+        stop = os.waitpid(thread, WALL)[1] >> 8 & 0xff
+        begun = begun or begin()
+        if stop == signal.SIGTRAP | 0x80:
+            # struct ptrace_syscall_info: op (1: entry), …, at 24 the number (linux/ptrace.h).
+            info = ctypes.create_string_buffer(88)
+            trace(PTRACE_GET_SYSCALL_INFO, thread, len(info), info)
+            entered = int.from_bytes(info.raw[24:32], "little") if info.raw[0] == 1 else None
+        if entered != number:
+            trace(PTRACE_SYSCALL, thread)
+    try:
+        yield begun
+    finally:
         trace(PTRACE_DETACH, thread)
 
 
@@ -119,6 +147,29 @@ def test_a_loop_that_hangs(watched, thread, words):
     watched.wait_for("WATCHDOG=1", r"STATUS=\d+ jobs queued, \d+ running", "WATCHDOG=1")
     assert re.search(f"watchdog: no answer from: {words}\n", watched.log())
     assert watched.vm(3).run("NOP").header["status"] == "done"
+
+
+def test_a_loop_that_hangs_with_a_lock(watched):
+    """Who looks needs that lock too, and feeds the watchdog no more, whoever else still runs."""
+    watched.wait_for("WATCHDOG=1", "WATCHDOG=1")
+    [pool] = threads_of(watched, "pool A")
+    # What an executor has sent is read with the pool locked.
+    with stopped_in(pool, RECVFROM, lambda: Background(watched.vm(3).run, "NOP")) as job:
+        while "WATCHDOG=1" in watched.hear(5 * INTERVAL):
+            pass
+        assert not watched.hear(3 * INTERVAL), "nobody looks"
+        assert watched.vm(4).run("B:1:4:NOP").header["status"] == "done", "the others still run"
+    assert job.value().header["status"] == "done"
+    watched.wait_for("WATCHDOG=1", "WATCHDOG=1")
+
+
+def test_the_managers_signal_ends_it(watched):
+    """SIGABRT (WatchdogSignal= of systemd.service(5)) is neither blocked nor ignored."""
+    for thread in threads_of(watched, ""):
+        status = read_file(f"/proc/{watched.pid}/task/{thread}/status").decode()
+        for mask in ("SigBlk", "SigIgn"):
+            value = int(re.search(f"^{mask}:\t(.*)$", status, re.M)[1], 16)
+            assert not value >> signal.SIGABRT - 1 & 1, (thread, mask)
 
 
 def test_a_kick_that_comes_too_early(watched):
