@@ -63,8 +63,19 @@ static void kill_leftover(void *context, pid_t pid, uint64_t start_time)
 
 /* The rows of the state, by VM. */
 struct saved_vms {
-    struct state_vm *rows; /* CONFIG_MAX_VM_ID + 1; id 0: no row */
+    struct state_vm *rows; /* by id up to the largest that is configured; id 0: no row */
+    size_t count;
 };
+
+/* saved_vms_make: `rows` is NULL without memory. */
+static struct saved_vms saved_vms_make(const struct config *config)
+{
+    size_t count = 1;
+    for (size_t i = 0; i < config->vm_count; i++)
+        if (config->vms[i].id >= count)
+            count = config->vms[i].id + 1;
+    return (struct saved_vms){calloc(count, sizeof(struct state_vm)), count};
+}
 
 /* number_checked: from where to count on. What has a number already is skipped later. */
 static uint64_t number_checked(const struct state_vm *row, const char *what, uint64_t next)
@@ -80,7 +91,7 @@ static uint64_t number_checked(const struct state_vm *row, const char *what, uin
 static void note_saved(void *context, const struct state_vm *row)
 {
     struct saved_vms *saved = context;
-    if (row->id == 0 || row->id > CONFIG_MAX_VM_ID)
+    if (row->id == 0 || row->id >= saved->count)
         return;
     saved->rows[row->id] = *row;
     saved->rows[row->id].next_job = number_checked(row, "jobs", row->next_job);
@@ -92,7 +103,7 @@ static void note_saved(void *context, const struct state_vm *row)
 
 static void saved_vms_finish(struct saved_vms *saved)
 {
-    for (size_t id = 0; saved->rows && id <= CONFIG_MAX_VM_ID; id++) {
+    for (size_t id = 0; saved->rows && id < saved->count; id++) {
         free((void *)(uintptr_t)saved->rows[id].identity);
         free((void *)(uintptr_t)saved->rows[id].rejection);
         free((void *)(uintptr_t)saved->rows[id].request_error);
@@ -169,7 +180,7 @@ static int vm_add(struct server *server, const struct config_vm *config,
 static int vms_create(struct server *server, struct text *error)
 {
     const struct config *config = server->config;
-    struct saved_vms saved = {calloc(CONFIG_MAX_VM_ID + 1, sizeof(struct state_vm))};
+    struct saved_vms saved = saved_vms_make(config);
     int result = -1;
     if (!saved.rows)
         goto done;
@@ -495,7 +506,7 @@ void server_reload(struct server *server, const struct config *config)
         atomic_store(&vm->gone, true);
     }
     /* A VM that is new here may have lived before: its numbers go on. */
-    struct saved_vms saved = {calloc(CONFIG_MAX_VM_ID + 1, sizeof(struct state_vm))};
+    struct saved_vms saved = saved_vms_make(config);
     if (saved.rows)
         state_load_vms(server->state, note_saved, &saved);
     for (size_t i = 0; i < config->vm_count; i++) {

@@ -13,19 +13,21 @@
 
 static char folder[64];
 
-/* clear_at removes what is in a folder, and in those that are in it. */
-static void clear_at(int at, const char *name)
+/* clear_at removes what is in a folder, and in those that are in it. The file that keeps room
+ * stays, as it would over a restart: to make its blocks again takes longer than all else. */
+static void clear_at(int at, const char *name, const char *keep)
 {
     int file = openat(at, name, O_RDONLY | O_DIRECTORY);
     DIR *directory = file < 0 ? NULL : fdopendir(file);
     if (!directory)
         return;
     for (struct dirent *entry; (entry = readdir(directory));) {
-        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
+        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0 ||
+            (keep && strcmp(entry->d_name, keep) == 0))
             continue;
         if (unlinkat(dirfd(directory), entry->d_name, 0) == 0)
             continue;
-        clear_at(dirfd(directory), entry->d_name);
+        clear_at(dirfd(directory), entry->d_name, NULL);
         unlinkat(dirfd(directory), entry->d_name, AT_REMOVEDIR);
     }
     closedir(directory);
@@ -33,12 +35,12 @@ static void clear_at(int at, const char *name)
 
 void folder_clear(void)
 {
-    clear_at(AT_FDCWD, folder);
+    clear_at(AT_FDCWD, folder, "reserve");
 }
 
 static void folder_remove(void)
 {
-    folder_clear();
+    clear_at(AT_FDCWD, folder, NULL);
     rmdir(folder);
 }
 
