@@ -155,9 +155,9 @@ def test_a_loop_that_hangs_with_a_lock(watched):
     [pool] = threads_of(watched, "pool A")
     # What an executor has sent is read with the pool locked.
     with stopped_in(pool, RECVFROM, lambda: Background(watched.vm(3).run, "NOP")) as job:
-        while "WATCHDOG=1" in watched.hear(5 * INTERVAL):
-            pass
-        assert not watched.hear(3 * INTERVAL), "nobody looks"
+        silences = 0  # of the manager's patience each, in a row: a busy machine makes one, too
+        while silences < 3:
+            silences = 0 if "WATCHDOG=1" in watched.hear(4 * INTERVAL) else silences + 1
         assert watched.vm(4).run("B:1:4:NOP").header["status"] == "done", "the others still run"
     assert job.value().header["status"] == "done"
     watched.wait_for("WATCHDOG=1", "WATCHDOG=1")

@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h> /* after the headers that it needs */
@@ -569,6 +570,78 @@ static void test_kept(void **unused)
     assert_usage(0, 0);
 }
 
+/* … also when another file has its name by then. */
+static void test_kept_and_replaced(void **unused)
+{
+    (void)unused;
+    uint64_t number = put("open", "12345"), new = put("new", "123");
+    struct data_file *file = data_find(&data, "open");
+    data_keep(file);
+    assert_int_equal(data_rename(&data, "new", "open", false), 0);
+    data_unref(file);
+    wait_state();
+    assert_true(has_backing(number));
+    assert_file("open", new, "123");
+}
+
+/* Rows that vgpufs did not write: what cannot be a file is none, and then no bytes are removed. */
+static void test_rows_of_no_sense(void **unused)
+{
+    (void)unused;
+    enum { STRANGE = 100, LATER = 5000, NAMELESS = 4711 };
+    uint64_t kept = put("kept", "12345"), far = STATE_MAX_NUMBER + 1;
+    const uint64_t bytes[] = {far, STRANGE, LATER, NAMELESS};
+    for (size_t i = 0; i < sizeof(bytes) / sizeof(bytes[0]); i++)
+        make_bytes(backing_path(bytes[i]));
+    state_put_file(state, VM, far, "far");
+    state_put_file(state, VM, STRANGE, "a/b");
+    state_put_file(state, VM, LATER, "later"); /* than the numbers that were reserved */
+    restart();
+    assert_file("kept", kept, "12345");
+    assert_file("later", LATER, "bytes");
+    assert_no_file("far");
+    assert_no_file("a/b");
+    for (size_t i = 0; i < sizeof(bytes) / sizeof(bytes[0]); i++)
+        assert_true(has_backing(bytes[i]));
+    assert_int_equal(put("new", ""), LATER + 1);
+    /* Bytes that are left so are not handed to the next file. */
+    struct data_file *file;
+    make_bytes(backing_path(LATER + 2));
+    assert_int_equal(data_create(&data, "next", false, &file), EEXIST);
+    assert_int_equal(put("next", ""), LATER + 3);
+}
+
+/* A link among the bytes, which nobody but an administrator can make, is not followed. */
+static void test_no_link_is_followed(void **unused)
+{
+    (void)unused;
+    uint64_t number = put("a", "12345");
+    struct data_file *file = data_find(&data, "a");
+    make_bytes(scratch_path("elsewhere"));
+    assert_int_equal(unlink(backing_path(number)), 0);
+    assert_int_equal(symlink(scratch_path("elsewhere"), backing_path(number)), 0);
+    assert_int_equal(data_open_backing(file, O_RDONLY), -1);
+    assert_int_equal(errno, ELOOP);
+    data_unref(file);
+}
+
+/* While the disk refuses, what a VM may still ask for is bounded, and names are a part of it. */
+static void test_behind(void **unused)
+{
+    (void)unused;
+    struct data_file *file;
+    put("a", "12345");
+    wait_state();
+    scratch_disk_full(1);
+    for (uint64_t i = 0; i < 20000; i++)
+        state_put_file_numbers(state, VM, data.reserved_file + i + 1);
+    assert_int_not_equal(state_wait(state, state_now(state)), 0);
+    assert_true(state_is_behind(state, VM));
+    assert_int_equal(data_create(&data, "b", false, &file), ENOSPC);
+    assert_int_equal(data_rename(&data, "a", "b", false), ENOSPC);
+    scratch_disk_full(0);
+}
+
 /* A number that nothing lies under, or that was never used, is nothing to find. */
 static void test_nothing_to_adopt(void **unused)
 {
@@ -578,6 +651,15 @@ static void test_nothing_to_adopt(void **unused)
     data_adopt(&data, number + 1);
     data_adopt(&data, UINT64_MAX);
     assert_null(data_get(&data, number + 1));
+    make_bytes(backing_path(number + 1)); /* whosever they are */
+    data_adopt(&data, number + 1);
+    assert_null(data_get(&data, number + 1));
+    assert_int_equal(unlink(backing_path(number + 1)), 0);
+    uint64_t folder = put("folder", "");
+    assert_int_equal(data_unlink(&data, "folder"), 0);
+    assert_int_equal(mkdir(backing_path(folder), 0700), 0);
+    data_adopt(&data, folder);
+    assert_null(data_get(&data, folder));
     assert_usage(5, 1);
     data_sweep(&data);
     assert_file("named", number, "12345");
@@ -745,7 +827,11 @@ int main(void)
         DATA_TEST(test_numbers),
         DATA_TEST(test_sweep),
         DATA_TEST(test_kept),
+        DATA_TEST(test_kept_and_replaced),
         DATA_TEST(test_nothing_to_adopt),
+        DATA_TEST(test_rows_of_no_sense),
+        DATA_TEST(test_no_link_is_followed),
+        DATA_TEST(test_behind),
         DATA_TEST(test_no_sweep_without_names),
         DATA_TEST(test_purge),
         DATA_TEST(test_file_limit),
