@@ -17,6 +17,16 @@ def start(rig, *options):
                 timeout=90)
 
 
+def export_again(rig):
+    """The NFS server takes the mount that is there now. Behind nfs-ganesha handles are of one mount:
+    the guests have ESTALE for those that they had, and mount anew."""
+    rig.export_again()
+    if rig.layout.server == "ganesha":
+        for guest in rig.guests.values():
+            guest.sh(f"umount -l {MOUNT}", timeout=120)
+            rig.mount(guest)
+
+
 def restart(rig):
     rig.stop_daemon()
     start(rig)
@@ -31,13 +41,13 @@ def held(rig):
                 f"for i in $(seq 300); do test -S {SOCKET} && exit 0; sleep 0.1; done; "
                 f"cat {HOLDER_LOG}; exit 1", timeout=60)
     start(rig)
-    rig.export_again()
+    export_again(rig)
     yield
     rig.stop_daemon()
     rig.host.sh("kill $(cat /run/vgpufs-mount.pid); while kill -0 $(cat /run/vgpufs-mount.pid) "
                 "2>/dev/null; do sleep 0.05; done", timeout=60)
     rig.start_daemon()
-    rig.export_again()
+    export_again(rig)
 
 
 def holder_log(rig):
