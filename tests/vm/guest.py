@@ -171,33 +171,35 @@ def latency(count, beside=None):
     spent = {way: [] for way in ways}
     calls, waits = ({way: collections.Counter() for way in ways} for _ in range(2))
 
-    def turns(way, rounds):
+    def turn(way):
         to, source = ways[way]
-        for _ in range(rounds):
-            text = "%0150d" % len(spent[way])
-            if way == "changed":
-                write(f"{beside}/vm{NUMBER}/data/changed", text)
-            before = calls_made()
-            started = time.perf_counter()
-            write(to, "A:1:%d:NOP\n" % NUMBER)
-            raw = read(source)
-            spent[way].append((time.perf_counter() - started) * 1e6)
-            after = calls_made()
-            calls[way] += after[0] - before[0]
-            waits[way] += after[1] - before[1]
-            assert way != "changed" or raw.decode() == text, (raw, text)
+        text = "%0150d" % len(spent[way])
+        if way == "changed":
+            write(f"{beside}/vm{NUMBER}/data/changed", text)
+        before = calls_made()
+        started = time.perf_counter()
+        write(to, "A:1:%d:NOP\n" % NUMBER)
+        raw = read(source)
+        spent[way].append((time.perf_counter() - started) * 1e6)
+        after = calls_made()
+        calls[way] += after[0] - before[0]
+        waits[way] += after[1] - before[1]
+        assert way != "changed" or raw.decode() == text, (raw, text)
 
     paths = {path for pair in ways.values() for path in pair if "/data/" in path}
     for path in paths:
         with open(path, "w", encoding="ascii") as file:
             file.write("x" * 150)
-    for way in ways:
-        turns(way, 5)
-        for kept in (spent, calls, waits):
-            kept[way].clear()
-    for _ in range(int(count) // 10):
-        for way in ways:
-            turns(way, 10)
+    def rounds_of(number):
+        for _ in range(number):
+            for way in ways:  # one after the other: a busy machine slows all of them down
+                turn(way)
+
+    rounds_of(5)
+    for kept in (spent, calls, waits):
+        for figures in kept.values():
+            figures.clear()
+    rounds_of(int(count))
     for path in paths:
         os.unlink(path)
     answer = {way: sorted(times)[len(times) // 2] for way, times in spent.items()}
