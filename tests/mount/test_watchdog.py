@@ -164,12 +164,11 @@ def test_a_loop_that_hangs_with_a_lock(watched):
 
 
 def test_the_managers_signal_ends_it(watched):
-    """SIGABRT (WatchdogSignal= of systemd.service(5)) is neither blocked nor ignored."""
-    for thread in threads_of(watched, ""):
-        status = read_file(f"/proc/{watched.pid}/task/{thread}/status").decode()
-        for mask in ("SigBlk", "SigIgn"):
-            value = int(re.search(f"^{mask}:\t(.*)$", status, re.M)[1], 16)
-            assert not value >> signal.SIGABRT - 1 & 1, (thread, mask)
+    """SIGABRT (WatchdogSignal= of systemd.service(5)): the main thread takes it."""
+    status = read_file(f"/proc/{watched.pid}/status").decode()
+    for mask in ("SigBlk", "SigIgn"):
+        value = int(re.search(f"^{mask}:\t(.*)$", status, re.M)[1], 16)
+        assert not value >> signal.SIGABRT - 1 & 1, mask
 
 
 def test_a_kick_that_comes_too_early(watched):
