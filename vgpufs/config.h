@@ -68,6 +68,7 @@ struct config_source;
 struct config {
     char *file; /* where it was read from; absolute, so that SIGHUP finds it after chdir("/") */
     char *mountpoint, *state_dir; /* absolute */
+    char *executor_user;          /* NULL: executors run as the daemon's */
     enum config_durability durability;
     uint64_t group_ms; /* with DURABILITY_GROUP */
     enum config_on_restart on_restart;

@@ -35,6 +35,11 @@ static const struct config_key keys[] = {
      OF_CONFIG(state_dir),
      .help = "Where job numbers, identities and the VMs' files are kept. A relative path is "
              "relative to this file."},
+    {VGPUFS("executor_user", TYPE_USER), .default_note = "the daemon's", .fixed = true,
+     OF_CONFIG(executor_user),
+     .help = "The user that executors run as. It takes a daemon that is root, or vgpufs.service, "
+             "which may become that user but nobody else once it has started. Programs that "
+             "pools name in executor must be that user's to execute."},
     {VGPUFS("vms", TYPE_VMS), DEFAULT("1-10"),
      .help = "VMs that exist without a section of their own, as in 1-10 200. A [vm N] section "
              "makes its VM exist too."},

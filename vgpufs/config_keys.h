@@ -41,6 +41,7 @@ enum config_type {
     TYPE_DEVICE,
     TYPE_COMMAND,
     TYPE_ADDRESS,
+    TYPE_USER,
 };
 
 struct config_key {

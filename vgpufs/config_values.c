@@ -14,6 +14,7 @@
 #define KIB    1024ull
 
 #define ADDRESS_MAX     255 /* RFC 1035 2.3.4: the longest host name */
+#define USER_MAX        31  /* of useradd(8) and systemd */
 #define GROUP_MIN_MS    1
 #define GROUP_MAX_MS    (10 * SECOND)
 #define MODE_READ       0444
@@ -165,6 +166,18 @@ static int address_parse(const struct config_key *key, struct value *value)
     bool plain = strspn(value->text, allowed) == size && isalnum((unsigned char)value->text[0]);
     plain = plain || (value->text[0] == ':' && strspn(value->text, allowed) == size);
     return plain && size <= ADDRESS_MAX ? 0 : -1;
+}
+
+/* user_parse: the characters that systemd.exec(5) allows in names of users. */
+static int user_parse(const struct config_key *key, struct value *value)
+{
+    (void)key;
+    static const char allowed[] =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-";
+    size_t size = strlen(value->text);
+    bool plain = strspn(value->text, allowed) == size && value->text[0] != '-' &&
+                 !isdigit((unsigned char)value->text[0]);
+    return plain && size > 0 && size <= USER_MAX ? 0 : -1;
 }
 
 /* vms_parse_range reads "7" or "1-10" (cut up on the way). */
@@ -332,6 +345,7 @@ static const struct type {
     [TYPE_ADDRESS] = {address_parse, NULL,
                       "a host name, an IP address or a network, as 192.0.2.3 or 192.0.2.0/24",
                       "address"},
+    [TYPE_USER] = {user_parse, NULL, "the name of a user", "user"},
 };
 
 void config_key_describe(const struct config_key *key, struct text *out)
@@ -421,7 +435,7 @@ static int pools_resolve(const struct config *config, const char *names, uint64_
 static bool type_is_string(enum config_type type)
 {
     return type == TYPE_PATH || type == TYPE_NAME || type == TYPE_DEVICE || type == TYPE_COMMAND ||
-           type == TYPE_ADDRESS;
+           type == TYPE_ADDRESS || type == TYPE_USER;
 }
 
 static void *key_place(const struct config_key *key, void *object)

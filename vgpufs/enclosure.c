@@ -26,6 +26,7 @@ struct enclosures {
     char mark[64];                  /* NAME=VALUE of all slots: each has /slot behind it */
     char cgroup[4096];              /* of which the slots' are parts; "": none */
     bool has_memory, has_processes; /* the controllers */
+    bool required;                  /* nothing else reaches the executors */
 };
 
 /* Small files. */
@@ -173,12 +174,14 @@ static void parts_kill(const struct enclosures *enclosures)
         closedir(parts);
 }
 
-static bool daemon_move(const struct enclosures *enclosures)
+static bool daemon_move(const struct enclosures *enclosures, pid_t helper)
 {
-    char path[sizeof(enclosures->cgroup) + 32];
+    char path[sizeof(enclosures->cgroup) + 32], pid[24];
     snprintf(path, sizeof(path), "%s/daemon", enclosures->cgroup);
+    snprintf(pid, sizeof(pid), "%d", helper);
     return (mkdir(path, 0755) == 0 || errno == EEXIST) &&
-           part_write(enclosures, "daemon", "cgroup.procs", "0") == 0;
+           part_write(enclosures, "daemon", "cgroup.procs", "0") == 0 &&
+           (!helper || part_write(enclosures, "daemon", "cgroup.procs", pid) == 0);
 }
 
 /* Life. */
@@ -204,23 +207,23 @@ struct enclosures *enclosures_create_in(const char *state_dir, const char *cgrou
 }
 
 /* cgroup_take finds the cgroup that was delegated to us; "" without one. */
-static void cgroup_take(char *path, size_t size)
+static void cgroup_take(char *path, size_t size, pid_t helper)
 {
     char cgroups[4096], *mounts = malloc(1 << 20);
     struct enclosures here = {0};
     if (!mounts || file_read("/proc/self/cgroup", cgroups, sizeof(cgroups)) < 0 ||
         file_read("/proc/self/mountinfo", mounts, 1 << 20) < 0 ||
         enclosure_find_cgroup(cgroups, mounts, here.cgroup, sizeof(here.cgroup)) < 0 ||
-        !is_delegated(here.cgroup) || !daemon_move(&here))
+        !is_delegated(here.cgroup) || !daemon_move(&here, helper))
         here.cgroup[0] = '\0';
     free(mounts);
     snprintf(path, size, "%s", here.cgroup);
 }
 
-struct enclosures *enclosures_create(const char *state_dir)
+struct enclosures *enclosures_create(const char *state_dir, pid_t helper)
 {
     char cgroup[4096];
-    cgroup_take(cgroup, sizeof(cgroup));
+    cgroup_take(cgroup, sizeof(cgroup), helper);
     struct enclosures *enclosures = enclosures_create_in(state_dir, cgroup);
     if (enclosures && *cgroup)
         log_info("executors have cgroups in %s%s%s", cgroup,
@@ -232,6 +235,14 @@ struct enclosures *enclosures_create(const char *state_dir)
 void enclosures_destroy(struct enclosures *enclosures)
 {
     free(enclosures);
+}
+
+int enclosures_require(struct enclosures *enclosures)
+{
+    char path[sizeof(enclosures->cgroup) + 32];
+    snprintf(path, sizeof(path), "%s/daemon/cgroup.kill", enclosures->cgroup);
+    enclosures->required = true;
+    return enclosures->cgroup[0] && access(path, W_OK) == 0 ? 0 : -1;
 }
 
 /* A slot's. */
@@ -273,7 +284,8 @@ static void part_open(const struct enclosures *enclosures, const char *slot,
 void enclosure_open(struct enclosures *enclosures, const char *slot,
                     const struct enclosure_limits *limits, struct enclosure *enclosure)
 {
-    *enclosure = (struct enclosure){.procs = -1, .memory_bytes = limits->memory_bytes};
+    *enclosure = (struct enclosure){
+        .procs = -1, .required = enclosures->required, .memory_bytes = limits->memory_bytes};
     snprintf(enclosure->mark, sizeof(enclosure->mark), "%.63s/%.30s", enclosures->mark, slot);
     if (enclosures->cgroup[0])
         part_open(enclosures, slot, limits, enclosure);
@@ -286,10 +298,21 @@ void enclosure_close(struct enclosure *enclosure)
     enclosure->procs = -1;
 }
 
-void enclosure_enter(const struct enclosure *enclosure)
+int enclosure_take(const struct enclosure *enclosure, pid_t pid)
+{
+    char text[24];
+    if (enclosure->procs >= 0) {
+        int size = snprintf(text, sizeof(text), "%d", pid);
+        return write(enclosure->procs, text, (size_t)size) < 0 ? -1 : 0;
+    }
+    errno = ENOENT;
+    return enclosure->required ? -1 : 0;
+}
+
+void enclosure_enter(uint64_t memory_bytes)
 {
     /* What fails here leaves a bound out; the executor is better started than not. */
-    ssize_t size = enclosure->procs < 0 ? 0 : write(enclosure->procs, "0", 1);
+    ssize_t size = 0;
     int score = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
     if (score >= 0) {
         size = write(score, OOM_SCORE, sizeof(OOM_SCORE) - 1);
@@ -298,17 +321,23 @@ void enclosure_enter(const struct enclosure *enclosure)
     (void)size;
     /* A dump of its memory would hold what guests computed. */
     setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0});
-    if (enclosure->memory_bytes)
-        setrlimit(RLIMIT_DATA, &(struct rlimit){enclosure->memory_bytes, enclosure->memory_bytes});
+    if (memory_bytes)
+        setrlimit(RLIMIT_DATA, &(struct rlimit){memory_bytes, memory_bytes});
+}
+
+void enclosure_kill(struct enclosures *enclosures, const char *slot)
+{
+    char part[128];
+    snprintf(part, sizeof(part), SLOTS "%s", slot);
+    if (enclosures && enclosures->cgroup[0])
+        part_kill(enclosures, part);
 }
 
 void enclosure_clear(struct enclosures *enclosures, const char *slot)
 {
-    char part[128];
     unsigned left = 0;
     if (slot && enclosures->cgroup[0]) {
-        snprintf(part, sizeof(part), SLOTS "%s", slot);
-        part_kill(enclosures, part);
+        enclosure_kill(enclosures, slot);
         return;
     }
     for (int looks = 0; looks < MOST_LOOKS; looks++) {

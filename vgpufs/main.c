@@ -266,9 +266,23 @@ static int wait_ms(uint64_t now_us, uint64_t due_us)
     return ms > EXPIRE_MS ? EXPIRE_MS : (int)ms;
 }
 
-/* serve waits for signals until one says stop. */
-static void serve(const struct options *options, struct server *server, const struct config *config,
-                  int signals)
+/* starter_is_gone: nothing else can start executors for this daemon, nor may it make another. */
+static bool starter_is_gone(struct server *server, const struct pollfd *found)
+{
+    struct text how = {0};
+    if (!(found->revents & POLLHUP))
+        return false;
+    spawner_death(server->spawner, &how);
+    log_error("the process that starts executors has ended (%s): start vgpufs again: what was "
+              "accepted is kept",
+              how.data ? how.data : "no memory");
+    text_finish(&how);
+    return true;
+}
+
+/* serve waits for signals until one says stop. Returns the exit status. */
+static int serve(const struct options *options, struct server *server, const struct config *config,
+                 int signals)
 {
     uint64_t interval_ms = config->stats_log_interval_ms;
     uint64_t stats_us = clock_now_us() + interval_ms * 1000;
@@ -276,17 +290,20 @@ static void serve(const struct options *options, struct server *server, const st
     watchdog_start(&watchdog);
     for (;;) {
         struct pollfd wanted[] = {{.fd = signals, .events = POLLIN},
-                                  {.fd = holder_connection(), .events = POLLIN}};
+                                  {.fd = holder_connection(), .events = POLLIN},
+                                  {.fd = spawner_descriptor(server->spawner)}};
         uint64_t due_us = interval_ms && stats_us < watchdog.due_us ? stats_us : watchdog.due_us;
-        poll(wanted, 2, wait_ms(clock_now_us(), due_us));
+        poll(wanted, 3, wait_ms(clock_now_us(), due_us));
         if (wanted[1].revents && holder_asks()) {
             log_info("another vgpufs takes over");
-            return;
+            return EXIT_SUCCESS;
         }
+        if (starter_is_gone(server, &wanted[2]))
+            return EXIT_FAILURE;
         struct signalfd_siginfo signal_info;
         while (read(signals, &signal_info, sizeof(signal_info)) == sizeof(signal_info)) {
             if (signal_info.ssi_signo != SIGHUP)
-                return;
+                return EXIT_SUCCESS;
             reload(options, server, config, &interval_ms);
         }
         server_expire(server);
@@ -301,7 +318,7 @@ static void serve(const struct options *options, struct server *server, const st
     }
 }
 
-static int run(const struct options *options, struct config *config)
+static int run(const struct options *options, struct config *config, struct spawner *spawner)
 {
     struct server server = {0};
     struct text error = {0};
@@ -312,16 +329,15 @@ static int run(const struct options *options, struct config *config)
         setrlimit(RLIMIT_NOFILE, &files);
     }
     int status = EXIT_FAILURE;
-    if (server_start(&server, config, &options->session, &error) == 0) {
+    if (server_start(&server, config, &options->session, spawner, &error) == 0) {
         log_info("%s is mounted%s", config->mountpoint,
                  !options->session.mount_socket && session_is_private()
                      ? ": only this user can use it (user_allow_other is not in /etc/fuse.conf)"
                      : "");
         ready_tell();
-        serve(options, &server, config, signals);
+        status = serve(options, &server, config, signals);
         manager_tell("STOPPING=1\nSTATUS=ending running jobs");
         log_info("stopping");
-        status = EXIT_SUCCESS;
         /* By hand, unmounting is a way to stop it. Here vgpufs-mount has ended: the service manager
          * is to start us again. */
         if (options->session.mount_socket && session_was_taken_away()) {
@@ -335,6 +351,21 @@ static int run(const struct options *options, struct config *config)
     text_finish(&error);
     close(signals);
     return status;
+}
+
+/* spawner_make makes the process that starts executors; NULL if it cannot. */
+static struct spawner *spawner_make(const struct options *options, const struct config *config)
+{
+    struct spawner_options wanted = {.user = config->executor_user,
+                                     .background = !options->foreground};
+    struct text error = {0};
+    for (size_t i = 0; i < config->pool_count; i++)
+        wanted.sandbox |= config->pools[i].sandbox;
+    struct spawner *spawner = spawner_create(&wanted, &error);
+    if (!spawner)
+        log_error("%s", error.data ? error.data : "no memory");
+    text_finish(&error);
+    return spawner;
 }
 
 /* check returns the exit status of --check. */
@@ -377,7 +408,9 @@ int main(int argc, char **argv)
     }
     if (!options.foreground)
         background_enter();
-    status = run(&options, config);
+    /* Before anything that a guest has written is read, and before there are threads. */
+    struct spawner *spawner = spawner_make(&options, config);
+    status = spawner ? run(&options, config, spawner) : EXIT_FAILURE;
     config_destroy(config);
     return status;
 }

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,5 +47,14 @@ int process_descriptor(pid_t pid)
 #else
     (void)pid;
     return -1;
+#endif
+}
+
+void process_kill(int descriptor)
+{
+#ifdef SYS_pidfd_send_signal
+    syscall(SYS_pidfd_send_signal, descriptor, SIGKILL, NULL, 0);
+#else
+    (void)descriptor;
 #endif
 }

@@ -210,24 +210,10 @@ done:
     return result;
 }
 
-/* sandbox_make makes the filter if a pool wants it. */
-static int sandbox_make(struct server *server, struct text *error)
-{
-    bool wanted = false;
-    for (size_t i = 0; i < server->config->pool_count; i++)
-        wanted |= server->config->pools[i].sandbox;
-    if (wanted)
-        server->sandbox = sandbox_create(error);
-    return !wanted || server->sandbox ? 0 : -1;
-}
-
 static int pools_start(struct server *server, struct text *error)
 {
-    if (sandbox_make(server, error) < 0)
-        return -1;
-    server->spawner = spawner_create();
-    if (!server->spawner) {
-        text_puts(error, "cannot start the thread that starts executors");
+    if (spawner_begin(server->spawner) < 0) {
+        text_puts(error, "cannot start the thread that has executors started");
         return -1;
     }
     for (size_t i = 0; i < server->pool_count; i++)
@@ -306,10 +292,30 @@ int server_restore(struct server *server, const struct config *config, struct te
     return vms_create(server, error);
 }
 
-int server_start(struct server *server, const struct config *config,
-                 const struct session_options *options, struct text *error)
+/* enclosures_make: where kill(2) does not reach the executors, something else must. */
+static int enclosures_make(struct server *server, const struct config *config, struct text *error)
 {
-    if (server_init(server, config, options->mount_socket != NULL) < 0) {
+    server->enclosures = enclosures_create(config->state_dir, spawner_pid(server->spawner));
+    if (!server->enclosures) {
+        text_puts(error, "no memory");
+        return -1;
+    }
+    if (!spawner_is_other(server->spawner) || geteuid() == 0 ||
+        enclosures_require(server->enclosures) == 0)
+        return 0;
+    text_printf(error,
+                "executor_user = '%s': they could not be ended: that takes root, or a cgroup from "
+                "the service manager (Delegate=yes) and Linux 5.14: see vgpufs.service",
+                config->executor_user);
+    return -1;
+}
+
+int server_start(struct server *server, const struct config *config,
+                 const struct session_options *options, struct spawner *spawner, struct text *error)
+{
+    int failed = server_init(server, config, options->mount_socket != NULL);
+    server->spawner = spawner;
+    if (failed) {
         text_puts(error, "no memory");
         return -1;
     }
@@ -321,11 +327,8 @@ int server_start(struct server *server, const struct config *config,
         return -1;
     server->started = clock_change();
     state_load_executors(server->state, kill_leftover, server);
-    server->enclosures = enclosures_create(config->state_dir);
-    if (!server->enclosures) {
-        text_puts(error, "no memory");
+    if (enclosures_make(server, config, error) < 0)
         return -1;
-    }
     if (pools_create(server, error) < 0 || vms_create(server, error) < 0)
         return -1;
     server->notifier = notifier_create(server);
@@ -469,7 +472,6 @@ void server_stop(struct server *server, int signals)
     nfs_wait_stop(server->nfs);
     session_unmount(server, left >= 0);
     spawner_destroy(server->spawner);
-    sandbox_destroy(server->sandbox);
     enclosures_destroy(server->enclosures);
     for (struct vm *vm = atomic_load(&server->vms); vm; vm = atomic_load(&vm->next))
         vm_save_numbers(vm);

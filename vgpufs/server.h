@@ -35,7 +35,6 @@ struct server {
     struct catalogue catalogue;
     struct state *state;
     struct running *running;
-    struct sandbox *sandbox; /* NULL: no pool wants one */
     struct enclosures *enclosures;
     struct spawner *spawner;
     struct pool *pools;
@@ -65,10 +64,11 @@ struct server {
 
 /*
  * server_start opens the state, makes VMs and pools, starts the executors and mounts. -1, and
- * *error in one line. What it took is given back by server_stop in either case.
+ * *error in one line. What it took, the spawner too, is given back by server_stop in either case.
  */
 int server_start(struct server *server, const struct config *config,
-                 const struct session_options *options, struct text *error);
+                 const struct session_options *options, struct spawner *spawner,
+                 struct text *error);
 /* server_restore is the part of it that needs no mount and no executor: VMs and pools with all that
  * the state had, and nothing that runs. For tests; server_stop ends it too. */
 int server_restore(struct server *server, const struct config *config, struct text *error);

@@ -128,11 +128,19 @@ static void slot_accept(struct slot *slot)
     pthread_cond_broadcast(&slot->pool->slots_changed);
 }
 
+/* slot_kill: the cgroup's files do not ask whose its processes are; kill(2) reaches those of a user
+ * of their own only if the daemon is root. */
+static void slot_kill(const struct slot *slot)
+{
+    enclosure_kill(slot->pool->server->enclosures, slot->name);
+    kill(-slot->pid, SIGKILL);
+}
+
 /* slot_lose gives the process up: kill it and wait for it. Its job stays until the reason is known.
  */
 static void slot_lose(struct slot *slot)
 {
-    kill(-slot->pid, SIGKILL);
+    slot_kill(slot);
     for (int left = MOST_READS; left && link_read_errors(&slot->link, slot->name) > 0; left--)
         continue;
     if (slot->death >= 0)
@@ -193,16 +201,14 @@ void slot_launch(struct slot *slot)
     int connection = -1, errors = -1;
     char **words = slot_command(slot);
     const struct server *server = pool->server;
-    const struct sandbox *sandbox =
-        server->config->pools[pool->index].sandbox ? server->sandbox : NULL;
     const struct config_pool *config = &server->config->pools[pool->index];
     struct enclosure_limits limits = {config->host_memory_bytes, config->max_processes};
     struct enclosure enclosure;
     enclosure_open(server->enclosures, slot->name, &limits, &enclosure);
     uint64_t ooms = enclosure_ooms(server->enclosures, slot->name);
-    pid_t pid =
-        words ? spawner_start(server->spawner, words, sandbox, &enclosure, &connection, &errors)
-              : -1;
+    pid_t pid = words ? spawner_start(server->spawner, words, config->sandbox, &enclosure,
+                                      &connection, &errors)
+                      : -1;
     int error = errno;
     enclosure_close(&enclosure);
     slot_command_free(slot, words);
@@ -517,7 +523,7 @@ static bool slot_reap(struct slot *slot, uint64_t now_us, struct ending *ending)
         slot->due_us = now_us + (UINT64_C(1000) << (slot->waits < 7 ? slot->waits : 7));
         return false;
     }
-    kill(-slot->pid, SIGKILL); /* children that it left behind in its group */
+    slot_kill(slot); /* children that it left behind */
     if (failed == 0 && waitpid(slot->pid, &status, 0) > 0)
         death_words(slot, status, text, sizeof(text));
     else

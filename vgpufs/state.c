@@ -315,13 +315,25 @@ static int directory_lock(struct state *state, const char *state_dir, struct tex
     return -1;
 }
 
+/* database_hide: SQLite makes its files as the umask says, and others beside them alike. Executors
+ * may have a user of their own, and state_dir may let them in. */
+static void database_hide(int directory)
+{
+    static const char *const files[] = {"state.db", "state.db-wal", "state.db-shm"};
+    for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++)
+        if (fchmodat(directory, files[i], 0600, 0) < 0 && errno != ENOENT)
+            log_warning("state_dir: %s: cannot make it private: %s", files[i], strerror(errno));
+}
+
 /* rooms_open opens what lies in state_dir. */
 static int rooms_open(struct state *state, int directory, const char *state_dir, struct text *error)
 {
     /* It has the room that the database may need to open; and that comes before data/, which it
      * takes with it when it is damaged. */
     reserve_open(&state->reserve, directory);
-    if (database_open(state, state_dir, error) < 0)
+    int opened = database_open(state, state_dir, error);
+    database_hide(directory);
+    if (opened < 0)
         return -1;
     state->data_dir = directory_open(directory, "data");
     if (state->data_dir < 0) {

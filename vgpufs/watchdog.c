@@ -55,7 +55,7 @@ static void ask_all(struct server *server)
 static const char *silent_one(const struct server *server)
 {
     if (spawner_is_silent(server->spawner)) /* before the pools, which wait for it */
-        return "the thread that starts executors";
+        return "what starts executors";
     for (size_t i = 0; i < server->pool_count; i++)
         if (pool_is_silent(&server->pools[i]))
             return server->pools[i].name;

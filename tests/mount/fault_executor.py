@@ -204,6 +204,57 @@ def eats(attempt):
         eaten.append(b"x" * (1 << 24))
 
 
+def forks(attempt):
+    """Children, until the kernel gives no more; they end again."""
+    children, why = [], None
+    while not why and len(children) < 10000:
+        try:
+            child = os.fork()
+        except OSError as error:
+            why = errno.errorcode[error.errno]
+            break
+        if child == 0:
+            signal.pause()
+        children.append(child)
+    for child in children:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    well(attempt, f"{len(children)} children, then {why}\n".encode())
+
+
+def pries(attempt):
+    """What the daemon and its spawner must keep from it: tries all, and tells what it could do."""
+    state, daemon, spawner = os.environ["PRY_STATE"], os.getppid(), None
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            words = open(f"/proc/{pid}/stat").read().rpartition(")")
+        except OSError:
+            continue  # it has just ended
+        if words[0].endswith("(vgpufs-spawner") and int(words[2].split()[1]) == daemon:
+            spawner = int(pid)
+    tries = {
+        "read the state": lambda: open(f"{state}/state.db", "rb"),
+        "list data/": lambda: os.listdir(f"{state}/data"),
+        "end the daemon": lambda: os.kill(daemon, signal.SIGKILL),
+        "stop the spawner": lambda: os.kill(spawner, signal.SIGSTOP),
+        "end the spawner": lambda: os.kill(spawner, signal.SIGKILL),
+        "see the daemon's files": lambda: os.listdir(f"/proc/{daemon}/fd"),
+        "read the spawner's memory": lambda: open(f"/proc/{spawner}/mem", "rb"),
+        "have the daemon's user": lambda: os.setuid(os.stat(f"/proc/{daemon}").st_uid),
+        "be root": lambda: os.setuid(0),
+        "leave its cgroup": lambda: open(os.environ["PRY_CGROUP"] + "/daemon/cgroup.procs",
+                                         "w").write("0"),
+    }
+    done = []
+    for name, attack in tries.items():
+        try:
+            attack()
+            done.append(name)
+        except OSError:
+            pass
+    well(attempt, f"could: {', '.join(done) or 'nothing'}\n".encode())
+
+
 def chatters(attempt):
     """1,000 lines for the log, which a pipe holds."""
     os.write(2, b"chatter\n" * 1000)
@@ -331,7 +382,7 @@ GREETINGS = {function.__name__: function for function in (
     no_hello, silent, refuse, refuse_silently, bad_protocol, evil_hello, garbage_hello)}
 JOBS = {function.__name__: function for function in (
     crash, segfault, leave, close, hang, garbage, noisy_garbage, huge, partial, unended_fields,
-    unknown_type, wrong_direction, bad_status, fails_silently, leaves_children, eats, chatters, escape, late_answer, deaf, twice, large, flood, endless_flood, evil_error,
+    unknown_type, wrong_direction, bad_status, fails_silently, leaves_children, eats, forks, pries, chatters, escape, late_answer, deaf, twice, large, flood, endless_flood, evil_error,
     evil_output, evil_progress, evil_reading, evil_log, greedy, probed_crash, probed_device, probed_sticky)}
 
 

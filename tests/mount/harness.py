@@ -513,6 +513,13 @@ class Vgpufs:
     def kill(self, number):
         os.kill(self.pid, number)
 
+    def spawner_pid(self):
+        """The process that starts executors."""
+        found = [pid for pid in children_of(self.pid)
+                 if Path(f"/proc/{pid}/comm").read_text() == "vgpufs-spawner\n"]
+        assert len(found) == 1, found
+        return found[0]
+
     def wait_end(self, timeout=30):
         status = self.process.wait(timeout * FACTOR)
         self.process = None

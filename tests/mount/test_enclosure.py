@@ -86,7 +86,8 @@ def test_children_that_an_executor_leaves(enclosed, tmp_path):
     wait_until(lambda: len(processes_with(child)) == 2, what="there are others")
     other = daemon.executor_pid("A.0")
     daemon.stop()
-    assert not processes_with(child), "nothing outlives the daemon's end"
+    # Killed they are by then; how soon the kernel takes them away is its own affair.
+    wait_until(lambda: not processes_with(child), what="nothing outlives the daemon's end")
     assert other
 
 

@@ -43,12 +43,15 @@ def test_without_f_the_parent_ends_when_mounted(vgpufs):
         assert done.returncode == 0, done.stderr
         assert mounted(daemon.mountpoint)
         assert daemon.vm(3).run("NOP").header["status"] == "done"
-        (pid,) = processes_with(str(daemon.config_file))
-        assert os.getsid(pid) != os.getsid(0), "it has left the terminal"
-        assert {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in (0, 1, 2)} == {"/dev/null"}
-        assert os.readlink(f"/proc/{pid}/cwd") == "/"
-        os.kill(pid, signal.SIGTERM)
-        wait_until(lambda: not alive(pid), what="its end")
+        names = {read_file(f"/proc/{pid}/comm"): pid
+                 for pid in processes_with(str(daemon.config_file))}
+        assert set(names) == {b"vgpufs\n", b"vgpufs-spawner\n"}
+        for pid in names.values():
+            assert os.getsid(pid) != os.getsid(0), "it has left the terminal"
+            assert {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in (0, 1, 2)} == {"/dev/null"}
+            assert os.readlink(f"/proc/{pid}/cwd") == "/"
+        os.kill(names[b"vgpufs\n"], signal.SIGTERM)
+        wait_until(lambda: not any(map(alive, names.values())), what="their end")
         assert not mounted(daemon.mountpoint)
     finally:
         for pid in processes_with(str(daemon.config_file)):

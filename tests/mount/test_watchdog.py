@@ -128,7 +128,7 @@ def test_what_the_manager_is_told(watched):
 
 @pytest.mark.parametrize("thread, words", [
     ("pool A", "A"), ("pool B", "B"), ("state write", "the journal"), ("state tell", "the journal"),
-    ("spawner", "the thread that starts executors"),
+    ("spawner", "what starts executors"),
     ("interrupts", "the thread that answers interrupts"), ("nfs wait", "the thread that ends .*"),
     ("mount", "a thread that serves the mount")])
 def test_a_loop_that_hangs(watched, thread, words):
@@ -169,6 +169,18 @@ def test_the_managers_signal_ends_it(watched):
     for mask in ("SigBlk", "SigIgn"):
         value = int(re.search(f"^{mask}:\t(.*)$", status, re.M)[1], 16)
         assert not value >> signal.SIGABRT - 1 & 1, mask
+
+
+def test_a_spawner_that_hangs(watched):
+    """The thread that talks to it waits for it, and so says nothing."""
+    spawner = watched.spawner_pid()
+    watched.wait_for("WATCHDOG=1", "WATCHDOG=1")
+    os.kill(spawner, signal.SIGSTOP)
+    watched.wait_for(r"STATUS=.*; no answer from: what starts executors")
+    assert "WATCHDOG=1" not in watched.hear(3 * INTERVAL)
+    os.kill(spawner, signal.SIGCONT)
+    watched.wait_for("WATCHDOG=1", r"STATUS=\d+ jobs queued, \d+ running", "WATCHDOG=1")
+    assert watched.vm(3).run("NOP").header["status"] == "done"
 
 
 def test_a_kick_that_comes_too_early(watched):

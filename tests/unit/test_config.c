@@ -384,6 +384,13 @@ static void test_sample(void **state)
     struct config *defaults = parse("");
     assert_string_equal(config->mountpoint, defaults->mountpoint);
     assert_int_equal(config->vm_count, defaults->vm_count);
+    /* The one thing that needs what a meson install brings, and cannot change. */
+    assert_null(defaults->executor_user);
+    assert_string_equal(config->executor_user, "vgpufs-executor");
+    assert_true(config_reload_refused(defaults, config, &error));
+    assert_non_null(strstr(error.data, "executor_user"));
+    text_finish(&error);
+    defaults->executor_user = strdup(config->executor_user);
     assert_false(config_reload_refused(defaults, config, &error));
     config_destroy(config);
     config_destroy(defaults);
@@ -472,6 +479,7 @@ static void test_lists(void **state)
     static const char *const names[] = {
         "mountpoint",
         "state_dir",
+        "executor_user",
         "vms",
         "durability",
         "on_restart",

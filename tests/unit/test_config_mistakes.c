@@ -140,6 +140,10 @@ static void test_mistakes(void **state)
          "t.conf:2: device = 'nvidia0': takes a number from 0 to 255, GPU-uuid or MIG-uuid"},
         {"[pool A]\nexecutor = sh -c 'x\n",
          "t.conf:2: executor = 'sh -c 'x': takes a command line whose quotes are closed"},
+        {"[vgpufs]\nexecutor_user = 65534\n",
+         "t.conf:2: executor_user = '65534': takes the name of a user"},
+        {"[vgpufs]\nexecutor_user = a:b\n",
+         "t.conf:2: executor_user = 'a:b': takes the name of a user"},
         {"[vm 3]\naddress = a(rw)\n",
          "t.conf:2: address = 'a(rw)': takes a host name, an IP address or a network, as 192.0.2.3 "
          "or 192.0.2.0/24"},

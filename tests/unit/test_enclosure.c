@@ -152,7 +152,7 @@ static void test_entering(void **state)
     pid_t child = fork();
     if (child == 0) {
         struct rlimit core, data;
-        enclosure_enter(&enclosure);
+        enclosure_enter(enclosure.memory_bytes);
         getrlimit(RLIMIT_CORE, &core);
         getrlimit(RLIMIT_DATA, &data);
         _exit(core.rlim_max == 0 && data.rlim_cur == UINT64_C(1) << 40 ? 0 : 1);
