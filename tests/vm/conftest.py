@@ -103,7 +103,8 @@ def pytest_collection_modifyitems(items):
     kept = []
     for item in items:
         callspec = getattr(item, "callspec", None)
-        layout = LAYOUT._replace(version=callspec.params["version"]) if callspec else LAYOUT
+        version = callspec.params.get("version", LAYOUT.version) if callspec else LAYOUT.version
+        layout = LAYOUT._replace(version=version)
         wanted = [mark.kwargs for mark in item.iter_markers("layout")]
         if all(getattr(layout, key) in values for keys in wanted for key, values in keys.items()):
             kept.append(item)

@@ -21,7 +21,7 @@ PACKAGES = """
     nfs-kernel-server nfs-common rpcbind nfs-ganesha nfs-ganesha-vfs
     fuse3 libfuse3-3 libinih1 libsqlite3-0 libjansson4 libsystemd0 libopenblas0-pthread
     libfftw3-double3 libfftw3-single3 libnettle8 libseccomp2 libncursesw6
-    iproute2 iputils-ping kmod procps netbase util-linux mount e2fsprogs python3-minimal
+    iproute2 iputils-ping kmod procps netbase util-linux mount e2fsprogs python3-minimal systemd
 """.split()
 # Name of a kernel in the rig -> the package that depends on its newest version.
 KERNELS = {"6.1": "linux-image-cloud-amd64", "6.12": "linux-image-6.12-cloud-amd64"}

@@ -27,6 +27,17 @@ for ((tries = 0; tries < 500; tries++)); do
     port=$(grep -lx agent /sys/class/virtio-ports/*/name 2>/dev/null) && break
     sleep 0.02
 done
+if [ "$INIT" = systemd ]; then # rig.INIT=systemd: a machine with a real service manager
+    mkdir -p /run/systemd/system
+    cat >/run/systemd/system/rig.service <<END
+[Unit]
+DefaultDependencies=no
+[Service]
+Environment=PATH=$PATH PYTHONDONTWRITEBYTECODE=1 LC_ALL=C.UTF-8
+ExecStart=/usr/bin/python3 /payload/agent.py /dev/$(basename "$(dirname "$port")")
+END
+    exec /lib/systemd/systemd --unit=rig.service
+fi
 python3 /payload/agent.py "/dev/$(basename "$(dirname "$port")")" &
 agent=$!
 while kill -0 "$agent" 2>/dev/null; do

@@ -71,6 +71,7 @@ class Machine:
         self.identifiers = itertools.count(1)
         self.calls, self.lock = {}, threading.Lock()
         self.process = self.socket = self.release = None
+        self.words = ""  # for its init, rig.NAME=value
         self.trouble_from = 0
 
     # Its life
@@ -94,7 +95,7 @@ class Machine:
         # The check of the timer, and watchdogs, take a busy host for broken hardware.
         kernel = ("console=ttyS0 quiet panic=-1 oops=panic net.ifnames=0 mitigations=off "
                   "no_timer_check nosoftlockup rcupdate.rcu_cpu_stall_suppress=1 "
-                  f"rig.NAME={self.name} rig.ADDRESSES={','.join(self.addresses)}")
+                  f"rig.NAME={self.name} rig.ADDRESSES={','.join(self.addresses)} {self.words}")
         return ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max",
                 "-m", str(self.memory), "-nodefaults", "-display", "none", "-no-reboot",
                 "-kernel", str(self.vmlinuz), "-initrd", str(self.initrd), "-append", kernel,
