@@ -1,4 +1,5 @@
 """The campaign in its short form, and the disk under it: full, failing, slow."""
+import contextlib
 import errno
 import mmap
 import os
@@ -389,6 +390,36 @@ def test_a_disk_that_fails(root):
     assert campaign.start()
     assert result(campaign, 1, "during") == kept
     assert {"before", "running", "during", "again"} <= set(campaign.jobs(1))
+
+
+def test_a_disk_that_fails_is_owed_little(root):
+    """What a VM changes meanwhile is kept in memory: so many changes, and then nothing is taken any
+    more from this VM, directories for jobs neither. Others have their own share."""
+    disk = Disk(root[0])
+    campaign = campaign_in(root)
+    assert campaign.start(preload=disk.preload)
+    for vm in (1, 2):
+        put(campaign.mount / f"vm{vm}" / "submit", "NOP tag=first\n")
+    data = campaign.mount / "vm1" / "data"
+    (data / "x0").touch()
+    disk.set(fails=errno.EIO)
+    with pytest.raises(OSError) as refused:
+        for number in range(3000):
+            os.rename(data / f"x{number}", data / f"x{number + 1}")
+    assert refused.value.errno == errno.ENOSPC and number > 500
+    with pytest.raises(OSError) as refused:
+        os.mkdir(campaign.mount / "vm1" / "jobs" / "a")
+    assert refused.value.errno == errno.ENOSPC
+    os.mkdir(campaign.mount / "vm2" / "jobs" / "a")
+    disk.set()
+
+    def made():
+        with contextlib.suppress(OSError):
+            os.mkdir(campaign.mount / "vm1" / "jobs" / "a")
+            return True
+        return False
+    wait_until(made, "directories are made again")
+    assert os.listdir(data) == [f"x{number}"]
 
 
 def test_an_end_that_is_not_on_disk_is_not_shown(root):

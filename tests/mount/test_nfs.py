@@ -525,12 +525,23 @@ def test_what_makes_no_lines_is_bounded(server, vm):
     server.echo(vm.job("a") / "command", "NOP\n")
 
 
+TURN = 512  # LINES_A_TURN of nfs_lines.c
+
+
+def test_the_memory_of_lines_is_counted_once(server, vm):
+    """Behind a hole the same bytes come again and again: more than may be kept, if they were added
+    up."""
+    block = ("#" + "x" * 1023 + "\n") * 400
+    with Client(server, vm.dir / "submit") as client:
+        for _ in range(24):
+            assert client.write(block, 5) == len(block)
+        client.write("NOP \n")
+    assert submitted(vm) == ["NOP \n"]
+
+
 def refused_lines(mount, vm):
     text = read_file(mount.path("metrics")).decode()
     return int(re.search(rf'^vgpufs_vm_rejected_lines_total{{vm="{vm.number}"}} (\d+)', text, re.M)[1])
-
-
-TURN = 512  # LINES_A_TURN of nfs_lines.c
 
 
 def test_a_flood_of_lines_is_taken_in_turns(mount, server, vm):

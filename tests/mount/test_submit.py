@@ -491,6 +491,7 @@ def test_erofs_while_draining(vgpufs):
     vm.submit("SLEEP ms=300 tag=before")
     daemon.ctl("drain")
     assert_rejected(vm, lambda: vm.submit("NOP"), "EROFS", "NOP", ["drain"])
+    assert errno_of(os.mkdir, vm.job("new")) == "EROFS"
     assert daemon.stats()["vgpufs"]["state"] == "draining"
     assert vm.job_result("before").header["status"] == "done", "what is queued still runs"
     daemon.ctl("resume")
