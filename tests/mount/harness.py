@@ -3,6 +3,7 @@
 Nothing here skips: a machine without /dev/fuse fails the tests.
 """
 import collections
+import contextlib
 import errno
 import json
 import os
@@ -513,10 +514,17 @@ class Vgpufs:
     def kill(self, number):
         os.kill(self.pid, number)
 
+    def spawner_pids(self):
+        """The process that starts executors, and those that it is about to make executors."""
+        found = []
+        for pid in children_of(self.pid):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                if Path(f"/proc/{pid}/comm").read_text() == "vgpufs-spawner\n":
+                    found.append(pid)
+        return found
+
     def spawner_pid(self):
-        """The process that starts executors."""
-        found = [pid for pid in children_of(self.pid)
-                 if Path(f"/proc/{pid}/comm").read_text() == "vgpufs-spawner\n"]
+        found = self.spawner_pids()
         assert len(found) == 1, found
         return found[0]
 
@@ -539,8 +547,11 @@ class Vgpufs:
         wait_until(lambda: not any(map(alive, executors)), what=f"executors {executors} end")
 
     def kill9(self):
+        """What starts executors ends with it."""
+        spawners = self.spawner_pids()
         self.kill(signal.SIGKILL)
         assert self.wait_end() == -signal.SIGKILL
+        wait_until(lambda: not any(map(alive, spawners)), what=f"spawners {spawners} end")
 
     def restart(self):
         self.stop()

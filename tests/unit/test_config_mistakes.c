@@ -209,18 +209,18 @@ static void test_long_lines(void **state)
 {
     (void)state;
     static const char begin[] = "executor = ";
+    static char comment[9000], value[4096];
     struct text content = {0};
     size_t longest = 0;
+    memset(comment, 'c', sizeof(comment));
+    memset(value, 'x', sizeof(value));
     for (size_t size = sizeof(begin); !longest; size++) {
         text_clear(&content);
         text_puts(&content, "# ");
-        for (int i = 0; i < 9000; i++)
-            text_puts(&content, "c");
+        text_append(&content, comment, sizeof(comment));
         text_puts(&content, "\n[pool A]\n");
-        size_t line = content.size;
         text_puts(&content, begin);
-        while (content.size - line < size)
-            text_puts(&content, "x");
+        text_append(&content, value, size - strlen(begin));
         text_puts(&content, "\n[vm 20]\n");
         struct text error = {0};
         struct config *config = config_parse(content.data, "t.conf", false, &error);
