@@ -273,6 +273,27 @@ def alive(pid):
     return process_fields(pid) is not None
 
 
+def leaving(marker):
+    """Arguments of fault_executor.py: from its first start on it leaves two children, and what they
+    are known by."""
+    marker.touch()
+    return f"leaves_children {marker}", f"{marker}.child"
+
+
+def check_children_end(daemon, child):
+    """What the executor of pool B leaves behind ends with it, and with the daemon."""
+    vm = daemon.vm(3)
+    assert vm.run("B:1:3:SLEEP ms=1").header["status"] == "done"
+    wait_until(lambda: len(processes_with(child)) == 2, what="its children run")
+    os.kill(daemon.executor_pid("B.0"), signal.SIGKILL)
+    wait_until(lambda: not processes_with(child), what="they are gone with it")
+    assert vm.run("B:1:3:SLEEP ms=1").header["status"] == "done"
+    wait_until(lambda: len(processes_with(child)) == 2, what="there are others")
+    daemon.stop()
+    # Killed they are by then; how soon the kernel takes them away is its own affair.
+    wait_until(lambda: not processes_with(child), what="nothing outlives the daemon's end")
+
+
 def children_of(pid):
     found = []
     for entry in os.listdir("/proc"):

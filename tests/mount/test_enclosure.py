@@ -1,13 +1,12 @@
 """What executors may take from the host, and that nothing of theirs is left behind."""
 import contextlib
 import os
-import signal
 from pathlib import Path
 
 import pytest
 
-from harness import (HERE, IS_ROOT, Vgpufs, descendants_of, processes_with,
-                     read_file, wait_until)
+from harness import (HERE, IS_ROOT, Vgpufs, check_children_end, descendants_of, leaving,
+                     processes_with, read_file, wait_until)
 
 
 def cgroup_root():
@@ -67,33 +66,19 @@ def enclosed(request):
             delegated.remove()
 
 
-def leaving(tmp_path):
-    marker = tmp_path / "marker"
-    marker.touch()  # it does wrong from its first start on
-    return f"{marker}.child", {"pool B": {
-        "executor": f'/usr/bin/python3 "{HERE}/fault_executor.py" leaves_children {marker}'}}
+def leaver(tmp_path):
+    words, child = leaving(tmp_path / "marker")
+    return child, {"pool B": {"executor": f'/usr/bin/python3 "{HERE}/fault_executor.py" {words}'}}
 
 
 def test_children_that_an_executor_leaves(enclosed, tmp_path):
-    child, config = leaving(tmp_path)
-    daemon = enclosed(config)
-    vm = daemon.vm(3)
-    assert vm.run("B:1:3:SLEEP ms=1").header["status"] == "done"
-    wait_until(lambda: len(processes_with(child)) == 2, what="its children run")
-    os.kill(daemon.executor_pid("B.0"), signal.SIGKILL)
-    wait_until(lambda: not processes_with(child), what="they are gone with it")
-    assert vm.run("B:1:3:SLEEP ms=1").header["status"] == "done"
-    wait_until(lambda: len(processes_with(child)) == 2, what="there are others")
-    other = daemon.executor_pid("A.0")
-    daemon.stop()
-    # Killed they are by then; how soon the kernel takes them away is its own affair.
-    wait_until(lambda: not processes_with(child), what="nothing outlives the daemon's end")
-    assert other
+    child, config = leaver(tmp_path)
+    check_children_end(enclosed(config), child)
 
 
 def test_children_that_a_killed_daemon_leaves(enclosed, tmp_path):
     """Their parent has ended with the daemon: its number says nothing any more."""
-    child, config = leaving(tmp_path)
+    child, config = leaver(tmp_path)
     daemon = enclosed(config)
     assert daemon.vm(3).run("B:1:3:SLEEP ms=1").header["status"] == "done"
     wait_until(lambda: len(processes_with(child)) == 2, what="its children run")

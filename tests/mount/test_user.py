@@ -7,8 +7,8 @@ import struct
 
 import pytest
 
-from harness import (HERE, IS_ROOT, StartError, Vgpufs, alive, descendants_of,
-                     process_fields, processes_with, read_file, wait_until)
+from harness import (HERE, IS_ROOT, StartError, Vgpufs, alive, check_children_end, descendants_of,
+                     leaving, process_fields, read_file, wait_until)
 from holder import Held
 from test_enclosure import ROOT, Delegated
 
@@ -141,27 +141,12 @@ def test_a_job_that_takes_too_long(other, stop):
     assert vm.run("B:1:3:NOP").header["status"] == "done"
 
 
-def leaving(tmp_path):
+def test_what_they_leave_behind(other, tmp_path):
     tmp_path.chmod(0o755)
     for parent in list(tmp_path.parents)[:2]:
         parent.chmod(0o755)
-    marker = tmp_path / "marker"
-    marker.touch()  # it does wrong from its first start on
-    return f"{marker}.child", fault(f"leaves_children {marker}")
-
-
-def test_what_they_leave_behind(other, tmp_path):
-    child, config = leaving(tmp_path)
-    daemon = other(config)
-    vm = daemon.vm(3)
-    assert vm.run("B:1:3:SLEEP ms=1").header["status"] == "done"
-    wait_until(lambda: len(processes_with(child)) == 2, what="its children run")
-    os.kill(daemon.executor_pid("B.0"), signal.SIGKILL)
-    wait_until(lambda: not processes_with(child), what="they are gone with it")
-    assert vm.run("B:1:3:SLEEP ms=1").header["status"] == "done"
-    wait_until(lambda: len(processes_with(child)) == 2, what="there are others")
-    daemon.stop()
-    wait_until(lambda: not processes_with(child), what="nothing outlives the daemon's end")
+    words, child = leaving(tmp_path / "marker")
+    check_children_end(other(fault(words)), child)
 
 
 def test_a_killed_daemon(other):
