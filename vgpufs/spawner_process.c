@@ -297,5 +297,9 @@ int spawner_process_run(int socket, const struct spawn_setting *setting)
      * which a leak sanitizer looks at this process, and have it wait for ever. */
     prctl(PR_SET_PDEATHSIG, 0);
     started_kill(&process.started);
+    /* ptrace(2) of such a sanitizer wants all of a process's ids to be one user's. Not earlier:
+     * as the daemon's we could not have killed them. */
+    if (setting->user && !error && user_give_back() < 0)
+        error = errno;
     return error ? EXIT_FAILURE : EXIT_SUCCESS;
 }

@@ -83,6 +83,14 @@ int user_borrow(const struct user *user)
     return capabilities_drop();
 }
 
+int user_give_back(void)
+{
+    return setresuid((uid_t)-1, getuid(), (uid_t)-1) < 0 ||
+                   setresgid((gid_t)-1, getgid(), (gid_t)-1) < 0
+               ? -1
+               : 0;
+}
+
 int user_become(const struct user *user)
 {
     uid_t before, effective, saved;

@@ -29,6 +29,9 @@ void user_finish(struct user *user);
 
 /* user_borrow takes its ids and groups, and no capability is left. -1 with errno. */
 int user_borrow(const struct user *user);
+/* user_give_back follows user_borrow: the effective ids are the daemon's again; the groups and the
+ * capabilities are not. -1 with errno. */
+int user_give_back(void);
 /* user_become follows user_borrow; there is no way back. Async-signal-safe. -1 with errno. */
 int user_become(const struct user *user);
 /* user_environment sets what login(1) sets: HOME and the like. -1 with errno. */
