@@ -2,13 +2,12 @@
 #include "data.h"
 
 #include "scratch.h"
+#include "state_file.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <setjmp.h>
-#include <sqlite3.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -665,49 +664,16 @@ static void test_nothing_to_adopt(void **unused)
     assert_file("named", number, "12345");
 }
 
-/* damage_names makes the table of names unreadable, in the file that nobody has open. */
-static void damage_names(void)
-{
-    sqlite3 *database;
-    sqlite3_stmt *statement;
-    static char page[65536];
-    assert_int_equal(sqlite3_open(scratch_path("state/state.db"), &database), SQLITE_OK);
-    assert_int_equal(
-        sqlite3_prepare_v2(database,
-                           "SELECT rootpage, page_size FROM sqlite_master, pragma_page_size"
-                           " WHERE name = 'file'",
-                           -1, &statement, NULL),
-        SQLITE_OK);
-    assert_int_equal(sqlite3_step(statement), SQLITE_ROW);
-    long number = sqlite3_column_int(statement, 0), size = sqlite3_column_int(statement, 1);
-    sqlite3_finalize(statement);
-    sqlite3_close(database);
-    memset(page, 0xee, sizeof(page));
-    FILE *file = fopen(scratch_path("state/state.db"), "r+");
-    assert_non_null(file);
-    assert_int_equal(fseek(file, (number - 1) * size, SEEK_SET), 0);
-    assert_int_equal(fwrite(page, 1, (size_t)size, file), size);
-    fclose(file);
-}
-
 /* A damaged table of names is no reason to remove all bytes: they are set aside with it. */
 static void test_no_sweep_without_names(void **unused)
 {
     (void)unused;
-    char path[128], number[24];
-    snprintf(number, sizeof(number), "%" PRIu64, put("a", "12345"));
+    char path[64];
+    snprintf(path, sizeof(path), "data/%u/%" PRIu64, VM, put("a", "12345"));
     stop();
-    damage_names();
+    damage_table("file");
     start();
-    DIR *directory = opendir(scratch_path("state"));
-    unsigned found = 0;
-    for (struct dirent *entry; (entry = readdir(directory));) {
-        snprintf(path, sizeof(path), "state/%.48s/data/%u/%s", entry->d_name, VM, number);
-        found +=
-            strncmp(entry->d_name, "damaged-", 8) == 0 && access(scratch_path(path), F_OK) == 0;
-    }
-    closedir(directory);
-    assert_int_equal(found, 1);
+    assert_int_equal(access(aside_path(path), F_OK), 0);
 }
 
 static void test_purge(void **unused)

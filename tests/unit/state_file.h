@@ -1,0 +1,19 @@
+/*
+ * state.db in the scratch directory's state/, looked at and changed behind the daemon's back.
+ * Each fails the test if it cannot be done. Not thread-safe.
+ */
+#ifndef STATE_FILE_H
+#define STATE_FILE_H
+
+/* run_sql changes the database, which is closed. */
+void run_sql(const char *sql);
+/* number_of asks the database for one number, with a connection of its own. */
+long number_of(const char *sql);
+/* damage_table fills the first page of a table, whose rows are many, with bytes of no meaning, in
+ * the database that nobody has open. */
+void damage_table(const char *name);
+/* aside_path finds state/damaged-<time>/<name>, as scratch_path does; NULL: nothing was set aside.
+ */
+const char *aside_path(const char *name);
+
+#endif
