@@ -8,14 +8,12 @@
  *   STANDIN_CUBLAS_FAIL=CALL:CODE  that call (create, gemm) returns that code
  *   STANDIN_CUBLAS_LOG=FILE        a line for each product: type, m, n, k
  */
-#include "executor/cuda/api.h"
+#include "library_stream.h"
 
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-
-#include <dlfcn.h>
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -50,19 +48,6 @@ static int told_to_fail(const char *call)
     return wanted && strncmp(wanted, call, size) == 0 && wanted[size] == ':'
                ? atoi(wanted + size + 1)
                : 0;
-}
-
-/* wait_for: what was given to the stream before is done before; the product is then made at once.
- */
-static bool wait_for(CUstream stream)
-{
-    void *library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_NOLOAD);
-    void *find = library ? dlsym(library, "cuGetProcAddress_v2") : nullptr;
-    void *synchronize = nullptr;
-    if (!find || ((cuGetProcAddress_v2_type *)find)("cuStreamSynchronize", &synchronize, 12000, 0,
-                                                    nullptr) != 0)
-        return false;
-    return ((cuStreamSynchronize_type *)synchronize)(stream) == 0;
 }
 
 int cublasCreate_v2(cublasContext **handle)
@@ -134,7 +119,7 @@ static int gemm(cublasContext *handle, const char *type, int op_a, int op_b, int
     /* The project's own rules: its memory, which it clears, and arithmetic in the type alone. */
     if (!handle->workspace || handle->math_mode != PEDANTIC_MATH)
         return NOT_SUPPORTED;
-    if (!wait_for(handle->stream))
+    if (!stream_wait(handle->stream))
         return NOT_INITIALIZED;
     for (int column = 0; column < n; column++) {
         for (int row = 0; row < m; row++) {

@@ -10,7 +10,7 @@
  *   STANDIN_CUFFT_LOG=FILE        lines "plan TYPE N BATCH" and "exec TYPE N BATCH DIRECTION";
  *                                 "create" and "destroy" for each handle
  */
-#include "executor/cuda/api.h"
+#include "library_stream.h"
 
 #include <cmath>
 #include <complex>
@@ -21,8 +21,6 @@
 #include <map>
 #include <string>
 #include <vector>
-
-#include <dlfcn.h>
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -88,19 +86,6 @@ __attribute__((format(printf, 1, 2))) static void log_line(const char *format, .
 static const char *type_name(int type)
 {
     return type == C2C ? "f32" : "f64";
-}
-
-/* wait_for: what was given to the stream before is done before; the transform is then made at once.
- */
-static bool wait_for(CUstream stream)
-{
-    void *library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_NOLOAD);
-    void *find = library ? dlsym(library, "cuGetProcAddress_v2") : nullptr;
-    void *synchronize = nullptr;
-    if (!find || ((cuGetProcAddress_v2_type *)find)("cuStreamSynchronize", &synchronize, 12000, 0,
-                                                    nullptr) != 0)
-        return false;
-    return ((cuStreamSynchronize_type *)synchronize)(stream) == 0;
 }
 
 int cufftGetVersion(int *version)
@@ -196,7 +181,7 @@ static int exec(int handle, int type, const std::complex<T> *in, std::complex<T>
         return NOT_SUPPORTED;
     if (made.work_bytes > 0 && !made.work)
         return NO_WORKSPACE;
-    if (!wait_for(made.stream))
+    if (!stream_wait(made.stream))
         return EXEC_FAILED;
     const size_t n = (size_t)made.n;
     std::vector<std::complex<double>> roots(n);
