@@ -173,10 +173,10 @@ static const char *cuda_line(char *list)
     return line;
 }
 
-static void check_pool(struct check *check, const struct config_pool *pool)
+static void check_pool(struct check *check, const struct config_pool *pool, const struct user *user)
 {
     struct text list = {0};
-    if (check->machine->list(pool->executor, &list) < 0) {
+    if (check->machine->list(pool->executor, user, &list) < 0) {
         fail(check, "pool %s: '%s --list': %s: see 'executor' of [pool %s]", pool->name,
              pool->executor, list.data ? list.data : "no memory", pool->name);
     } else if (strcmp(pool->backend, "cpu") != 0) {
@@ -191,10 +191,36 @@ static void check_pool(struct check *check, const struct config_pool *pool)
     text_finish(&list);
 }
 
+/* check_home: nothing needs it but what comes with a device or with ssh. */
+static void check_home(struct check *check, const struct user *user)
+{
+    struct stat home;
+    if (stat(user->home, &home) < 0 || !S_ISDIR(home.st_mode) || home.st_uid != user->uid)
+        warn(
+            check,
+            "%s has no folder of its own at %s: CUDA compiles kernels anew at each start, and ssh "
+            "finds no key: run 'install -d -m 0700 -o %s /var/lib/%s && usermod -d /var/lib/%s %s' "
+            "as root",
+            user->name, user->home, user->name, user->name, user->name, user->name);
+}
+
 static void check_executors(struct check *check)
 {
+    struct text error = {0};
+    struct user user;
+    int wanted = user_wanted(check->config->executor_user, &user, &error);
+    if (wanted < 0)
+        fail(check, "%s", error.failed ? "no memory" : error.data);
+    else if (wanted && !check->machine->is_root)
+        warn(check, "executors are to run as %s; here they were tried as you: run this as root",
+             user.name);
+    else if (wanted)
+        check_home(check, &user);
     for (size_t i = 0; i < check->config->pool_count; i++)
-        check_pool(check, &check->config->pools[i]);
+        check_pool(check, &check->config->pools[i],
+                   wanted > 0 && check->machine->is_root ? &user : NULL);
+    user_finish(&user);
+    text_finish(&error);
 }
 
 static void check_leases(struct check *check)

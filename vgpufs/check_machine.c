@@ -8,7 +8,6 @@
 #include <netdb.h>
 #include <poll.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -21,8 +20,6 @@
 #define REACH_MAX 256 /* at once */
 /* Nobody listens there, so a machine that is up refuses at once. */
 #define REACH_PORT "9"
-
-extern char **environ;
 
 static int left_ms(uint64_t deadline_us)
 {
@@ -44,24 +41,48 @@ static char **words_with_list(const char *command, const char **error)
     return words;
 }
 
+/* child_run becomes the program; *report gets errno where that fails. */
+static void child_run(char *const *words, const struct user *user, int output, int report)
+    __attribute__((noreturn));
+
+static void child_run(char *const *words, const struct user *user, int output, int report)
+{
+    int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    setpgid(0, 0);
+    if ((!user ||
+         (user_environment(user) == 0 && user_borrow(user) == 0 && user_become(user) == 0)) &&
+        null >= 0 && dup2(null, STDIN_FILENO) >= 0 && dup2(output, STDOUT_FILENO) >= 0 &&
+        dup2(output, STDERR_FILENO) >= 0)
+        execvp(words[0], words);
+    int error = errno;
+    ssize_t written = write(report, &error, sizeof(error));
+    _exit(written == sizeof(error) ? 127 : 126);
+}
+
+/* child_make returns errno of what failed on the way to the program. */
+static int child_make(char *const *words, const struct user *user, int output, pid_t *pid)
+{
+    int report[2];
+    if (pipe2(report, O_CLOEXEC) < 0)
+        return errno;
+    *pid = fork();
+    if (*pid == 0)
+        child_run(words, user, output, report[1]);
+    int error = *pid < 0 ? errno : 0;
+    close(report[1]);
+    if (*pid > 0 && read(report[0], &error, sizeof(error)) > 0)
+        waitpid(*pid, NULL, 0);
+    close(report[0]);
+    return error;
+}
+
 /* spawn starts it in a process group of its own; standard output and error come from *reading. */
-static int spawn(char *const *words, pid_t *pid, int *reading)
+static int spawn(char *const *words, const struct user *user, pid_t *pid, int *reading)
 {
     int ends[2];
     if (pipe2(ends, O_CLOEXEC) < 0)
         return errno;
-    posix_spawn_file_actions_t actions;
-    posix_spawnattr_t attributes;
-    posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
-    posix_spawn_file_actions_adddup2(&actions, ends[1], STDOUT_FILENO);
-    posix_spawn_file_actions_adddup2(&actions, ends[1], STDERR_FILENO);
-    posix_spawnattr_init(&attributes);
-    posix_spawnattr_setpgroup(&attributes, 0);
-    posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP);
-    int error = posix_spawnp(pid, words[0], &actions, &attributes, words, environ);
-    posix_spawnattr_destroy(&attributes);
-    posix_spawn_file_actions_destroy(&actions);
+    int error = child_make(words, user, ends[1], pid);
     close(ends[1]);
     *reading = ends[0];
     if (error)
@@ -97,17 +118,17 @@ static void first_line(struct text *out, const char *instead)
     out->data[out->size = strcspn(out->data, "\n")] = '\0';
 }
 
-int check_list(const char *command, struct text *out)
+int check_list(const char *command, const struct user *user, struct text *out)
 {
     const char *why;
-    pid_t pid;
-    int reading, status = -1;
+    pid_t pid = -1;
+    int reading = -1, status = -1;
     char **words = words_with_list(command, &why);
     if (!words) {
         text_puts(out, why);
         return -1;
     }
-    int error = spawn(words, &pid, &reading);
+    int error = spawn(words, user, &pid, &reading);
     free(words);
     if (error) {
         text_puts(out, strerror(error));

@@ -373,6 +373,7 @@ static int check(const struct options *options, const struct config *config)
 {
     struct check_machine machine = check_real_machine;
     machine.mount_socket = options->session.mount_socket;
+    machine.is_root = geteuid() == 0;
     printf("%s: no mistakes: %zu VMs, %zu pools\n", config->file, config->vm_count,
            config->pool_count);
     unsigned errors = check_run(config, &machine, stdout);

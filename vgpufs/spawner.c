@@ -230,23 +230,6 @@ static int greeting_take(const struct spawner *spawner, const struct user *user,
     return -1;
 }
 
-/* user_wanted: 1 if executors are to have another user than this process, 0 if not; -1 and *error.
- */
-static int user_wanted(const char *name, struct user *user, struct text *error)
-{
-    *user = (struct user){0};
-    if (!name)
-        return 0;
-    if (user_find(name, user, error) < 0)
-        return -1;
-    if (user->uid == geteuid())
-        return 0;
-    if (user->uid != 0)
-        return 1;
-    text_printf(error, "executor_user = '%s': executors must not be root: name another user", name);
-    return -1;
-}
-
 /* process_begin makes the process, with all that it has to know. -1 and *error. */
 static int process_begin(struct spawner *spawner, const struct spawner_options *options,
                          struct text *error)

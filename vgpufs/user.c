@@ -57,6 +57,21 @@ int user_find(const char *name, struct user *user, struct text *error)
     return -1;
 }
 
+int user_wanted(const char *name, struct user *user, struct text *error)
+{
+    *user = (struct user){0};
+    if (!name)
+        return 0;
+    if (user_find(name, user, error) < 0)
+        return -1;
+    if (user->uid == geteuid())
+        return 0;
+    if (user->uid != 0)
+        return 1;
+    text_printf(error, "executor_user = '%s': executors must not be root: name another user", name);
+    return -1;
+}
+
 void user_finish(struct user *user)
 {
     free(user->groups);

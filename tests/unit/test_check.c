@@ -50,12 +50,15 @@ static struct config *parse(const char *content)
 /* --- a machine --- */
 
 static const char *listed; /* what every executor prints; NULL: it fails */
+static char listed_as[32]; /* the user that the last one was run as; "": this process's */
 static const char *silent; /* the address that does not answer */
+static bool is_root;       /* so that executors can be tried as another user */
 static unsigned asked;     /* how many addresses were tried */
 
-static int list(const char *command, struct text *out)
+static int list(const char *command, const struct user *user, struct text *out)
 {
     assert_string_equal(command, "vgpu-executor");
+    snprintf(listed_as, sizeof(listed_as), "%s", user ? user->name : "");
     text_puts(out, listed ? listed : "No such file or directory");
     return listed ? 0 : -1;
 }
@@ -103,6 +106,7 @@ static int machine_make(void **state)
     listed = WITH_CUDA;
     silent = NULL;
     asked = 0;
+    is_root = true;
     return 0;
 }
 
@@ -122,8 +126,11 @@ static char *run_check(const char *content, const char *mount_socket, unsigned *
     struct config *config = parse(content);
     snprintf(root, sizeof(root), "%s", scratch_path(""));
     root[strlen(root) - 1] = '\0';
-    struct check_machine machine = {
-        .root = root, .mount_socket = mount_socket, .list = list, .reach = reach};
+    struct check_machine machine = {.root = root,
+                                    .mount_socket = mount_socket,
+                                    .list = list,
+                                    .reach = reach,
+                                    .is_root = is_root};
     *errors = check_run(config, &machine, out);
     config_destroy(config);
     fclose(out);
@@ -304,6 +311,31 @@ static void test_executors(void **state)
     free(printed);
 }
 
+/* `daemon` is a user of every Debian, whose home is a folder of root's: base-passwd(8). */
+static void test_executor_user(void **state)
+{
+    (void)state;
+    static const char other[] = NO_GUESTS "executor_user = daemon\n";
+    assert_finding(NO_GUESTS, 0, NULL);
+    assert_string_equal(listed_as, "");
+    assert_finding(
+        other, 0,
+        "warning  executors: daemon has no folder of its own at /usr/sbin: CUDA compiles "
+        "kernels anew at each start, and ssh finds no key: run 'install -d -m 0700 -o "
+        "daemon /var/lib/daemon && usermod -d /var/lib/daemon daemon' as root");
+    assert_string_equal(listed_as, "daemon");
+    is_root = false;
+    assert_finding(other, 0,
+                   "warning  executors: executors are to run as daemon; here they were tried as "
+                   "you: run this as root");
+    assert_string_equal(listed_as, "");
+    assert_finding(
+        NO_GUESTS "executor_user = nobody-at-all\n", 1,
+        "error    executors: executor_user = 'nobody-at-all': there is no such user: make "
+        "it, as systemd-sysusers(8) does with vgpufs' file, or name another");
+    assert_string_equal(listed_as, "");
+}
+
 static void test_fuse(void **state)
 {
     (void)state;
@@ -343,7 +375,7 @@ static void test_state_dir(void **state)
 static void assert_listed(const char *command, int result, const char *expected)
 {
     struct text out = {0};
-    assert_int_equal(check_list(command, &out), result);
+    assert_int_equal(check_list(command, NULL, &out), result);
     assert_string_equal(out.data, expected);
     text_finish(&out);
 }
@@ -358,6 +390,26 @@ static void test_list(void **state)
     assert_listed("/nonexistent/vgpu-executor", -1, "No such file or directory");
     /* Without an end of its output: the limit here is that of its size. */
     assert_listed("sh -c 'exec yes'", -1, "no end within 15 seconds");
+}
+
+/* As another user for good: what the executor would be. */
+static void test_list_as_another(void **state)
+{
+    (void)state;
+    struct text out = {0};
+    struct user user;
+    assert_int_equal(user_wanted("daemon", &user, &out), 1);
+    int result =
+        check_list("sh -c 'echo $(id -un) $(id -u) $(id -ru) $(id -Gn) $HOME'", &user, &out);
+    if (geteuid() == 0) {
+        assert_int_equal(result, 0);
+        assert_string_equal(out.data, "daemon 1 1 daemon /usr/sbin\n");
+    } else {
+        assert_int_equal(result, -1);
+        assert_string_equal(out.data, "Operation not permitted");
+    }
+    user_finish(&user);
+    text_finish(&out);
 }
 
 static void test_reach(void **state)
@@ -446,9 +498,11 @@ int main(void)
         ON_MACHINE(test_exports_of_the_machine),
         ON_MACHINE(test_guests),
         ON_MACHINE(test_executors),
+        ON_MACHINE(test_executor_user),
         ON_MACHINE(test_fuse),
         ON_MACHINE(test_state_dir),
         cmocka_unit_test(test_list),
+        cmocka_unit_test(test_list_as_another),
         cmocka_unit_test(test_reach),
         cmocka_unit_test(test_export_lines),
         cmocka_unit_test(test_export_mistakes),

@@ -136,20 +136,29 @@ class Units(unittest.TestCase):
         mount = Several(self.folder / "mnt-vgpu.mount")
         self.assertEqual(mount.get("Mount", "Where"), configured)
 
-    def test_the_user_is_made(self):
-        """systemd-sysusers takes the file, and makes who the unit names."""
-        root = self.folder / "root"
-        (root / "etc").mkdir(parents=True)
-        done = subprocess.run(["systemd-sysusers", f"--root={root}",
-                               SOURCE / "config/vgpufs.sysusers"], stdin=subprocess.DEVNULL,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        self.assertEqual(done.returncode, 0, done.stdout)
+    def made(self):
+        """The root folder of a machine that systemd-sysusers and systemd-tmpfiles have seen to."""
+        root = Path(tempfile.mkdtemp(dir=self.folder))
+        (root / "etc").mkdir()
+        for command, file in (("systemd-sysusers", "vgpufs.sysusers"),
+                              ("systemd-tmpfiles --create", "vgpufs.tmpfiles")):
+            done = subprocess.run([*command.split(), f"--root={root}", SOURCE / "config" / file],
+                                  stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                  stderr=subprocess.STDOUT, text=True)
+            self.assertEqual(done.returncode, 0, done.stdout)
+        return root
+
+    def test_the_users_are_made(self):
+        """Those that the unit and the configuration name; the executors' has a home of its own."""
+        root = self.made()
         users = (root / "etc/passwd").read_text()
         self.assertRegex(users, r"(?m)^vgpufs:.*:/var/lib/vgpufs:\S*nologin$")
         executor = Several(SOURCE / "config/vgpufs.conf").get("vgpufs", "executor_user")
-        self.assertRegex(users, rf"(?m)^{executor}:.*:/:\S*nologin$")
         video = re.search(r"(?m)^video:.*:(\S*)$", (root / "etc/group").read_text())
         self.assertEqual(set(video[1].split(",")), {"vgpufs", executor})
+        entry = re.search(rf"(?m)^{executor}:x:(\d+):\d+:[^:]*:([^:]*):\S*nologin$", users)
+        home = (root / entry[2].lstrip("/")).stat()
+        self.assertEqual((home.st_uid, home.st_mode & 0o777), (int(entry[1]), 0o700))
 
     def test_options_of_the_guests_mount(self):
         options = Several(self.folder / "mnt-vgpu.mount").get("Mount", "Options")

@@ -47,6 +47,7 @@ UNITS = ("vgpufs.service", "vgpufs-mount.service")
 INSTALL = f"""
 modprobe fuse
 systemd-sysusers /payload/vgpufs.sysusers
+systemd-tmpfiles --create /payload/vgpufs.tmpfiles
 mkdir -p /etc/vgpufs /etc/systemd/system/vgpufs.service.d
 cat > /etc/vgpufs/vgpufs.conf <<'END'
 {CONFIG}
@@ -77,6 +78,7 @@ class Host(Machine):
         made = image.find(CACHE)
         payload = make_payload(folder, [
             *(BUILD / "config" / unit for unit in UNITS), SOURCE / "config/vgpufs.sysusers",
+            SOURCE / "config/vgpufs.tmpfiles",
             SOURCE / "tests/mount/fault_executor.py"])
         arguments = ["-smp", "2"]
         for path in (made / "root.img", payload):
@@ -144,6 +146,16 @@ def test_who_they_are(host):
         assert {fields[f"Cap{kind}"] for kind in ("Inh", "Prm", "Eff", "Amb")} == {"0" * 16}
         assert fields["NoNewPrivs"] == "1"
     assert host.job("VECTOR_ADD n=1000").header["status"] == "done"
+
+
+def test_check_as_root(host):
+    """It tries the executors as their user, and says where that one has no home."""
+    command = "/payload/bin/vgpufs --check --mount-socket=/run/vgpufs/mount.sock || true"
+    told, home = host.sh(command), "/var/lib/vgpufs-executor"
+    assert "executors: pool B: " in told  # Python's, which knows no --list
+    assert "executors: pool A: " not in told and "no folder of its own" not in told, told
+    told = host.sh(f"chown root {home}; {command}; chown vgpufs-executor {home}")
+    assert f"vgpufs-executor has no folder of its own at {home}: " in told, told
 
 
 def test_what_they_cannot_reach(host):
