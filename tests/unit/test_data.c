@@ -1,6 +1,7 @@
 /* data: names, sizes, times and quota of a VM's files; also open, replaced, and on a full disk. */
 #include "data_fixture.h"
 #include "scratch.h"
+#include "synced.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -41,6 +42,15 @@ static void test_create(void **unused)
     assert_usage(5, 2);
     assert_null(data_get(&data, 3));
     data_unref(NULL);
+}
+
+/* The folder of a VM's files outlives a power cut, with what is put into it. */
+static void test_new_folder_is_synced(void **unused)
+{
+    (void)unused;
+    synced_watch(scratch_path("state/data/3"));
+    file_put("a", "");
+    assert_true(synced_seen());
 }
 
 static void test_unlink(void **unused)
@@ -425,6 +435,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         DATA_TEST(test_create),
+        DATA_TEST(test_new_folder_is_synced),
         DATA_TEST(test_unlink),
         DATA_TEST(test_rename),
         DATA_TEST(test_rename_replaces),

@@ -111,6 +111,22 @@ static int teardown(void **unused)
     return 0;
 }
 
+/* The kernel asks for no directory that it knows, but a line may have made it since it looked. */
+static void test_mkdir_of_a_name_that_has_come(void **unused)
+{
+    (void)unused;
+    struct vm *vm = vm_of(3);
+    struct job *job;
+    uint64_t next = vm->next_job;
+    assert_int_equal(vm_mkdir(vm, "fft1", &job), EEXIST);
+    assert_int_equal(vm->next_job, next);
+    assert_int_equal(vm_mkdir(vm, "fft2", &job), 0);
+    assert_int_equal(job->number, next);
+    job_unref(job);
+    assert_int_equal(vm_mkdir(vm_of(4), "fft1", &job), 0);
+    job_unref(job);
+}
+
 /* The tree of the contract, line by line. */
 static const struct {
     const char *path;
@@ -626,12 +642,19 @@ static void test_directories_change(void **unused)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_table),      NODE_TEST(test_contract),
-        NODE_TEST(test_numbers_lead_back), NODE_TEST(test_stale),
-        NODE_TEST(test_random_numbers),    NODE_TEST(test_gone),
-        NODE_TEST(test_lookup_errors),     NODE_TEST(test_listings),
-        NODE_TEST(test_kept_listings),     NODE_TEST(test_slow_listings),
-        NODE_TEST(test_gone_vm),           NODE_TEST(test_directories_change),
+        cmocka_unit_test(test_table),
+        NODE_TEST(test_contract),
+        NODE_TEST(test_mkdir_of_a_name_that_has_come),
+        NODE_TEST(test_numbers_lead_back),
+        NODE_TEST(test_stale),
+        NODE_TEST(test_random_numbers),
+        NODE_TEST(test_gone),
+        NODE_TEST(test_lookup_errors),
+        NODE_TEST(test_listings),
+        NODE_TEST(test_kept_listings),
+        NODE_TEST(test_slow_listings),
+        NODE_TEST(test_gone_vm),
+        NODE_TEST(test_directories_change),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -130,6 +130,22 @@ static void test_executors(void **unused)
     assert_executors("100@6\n200@18446744073709551615\n");
 }
 
+/* What was due late by a rule that no longer holds is due at once. */
+static void test_new_durability(void **unused)
+{
+    (void)unused;
+    enum { HOUR_MS = 3600000 };
+    open_state();
+    state_set_durability(opened, DURABILITY_GROUP, HOUR_MS);
+    put_jobs(opened, 1, 1);
+    state_ticket ticket = state_now(opened);
+    state_set_durability(opened, DURABILITY_SYNC, 0);
+    for (int tries = 0; !state_is_durable(opened, ticket); tries++) {
+        assert_true(tries < 3000);
+        usleep(10000);
+    }
+}
+
 static void test_jobs(void **unused)
 {
     (void)unused;
@@ -416,6 +432,7 @@ int main(void)
         STATE_TEST(test_rename_replaces),
         STATE_TEST(test_names),
         STATE_TEST(test_executors),
+        STATE_TEST(test_new_durability),
         STATE_TEST(test_jobs),
         STATE_TEST(test_large_result),
         STATE_TEST(test_unawaited),

@@ -3,6 +3,7 @@
 #include "scratch.h"
 #include "state_file.h"
 #include "state_fixture.h"
+#include "synced.h"
 
 #include <fcntl.h>
 #include <setjmp.h>
@@ -96,6 +97,20 @@ static void test_migration(void **unused)
     assert_vms("vm1 1 1 -\nvm2 1 1 -\nvm3 7 1025 A:2:3\n");
 }
 
+/* A folder that is made outlives a power cut with what is put into it. */
+static void test_new_folders_are_synced(void **unused)
+{
+    (void)unused;
+    synced_watch(scratch_path("state"));
+    open_state();
+    assert_true(synced_seen());
+    close_state();
+    assert_int_equal(rmdir(scratch_path("state/data")), 0);
+    synced_watch(scratch_path("state/data"));
+    open_state();
+    assert_true(synced_seen());
+}
+
 static void test_newer_version(void **unused)
 {
     (void)unused;
@@ -179,9 +194,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         STATE_TEST(test_second_opener), STATE_TEST(test_no_directory),
-        STATE_TEST(test_migration),     STATE_TEST(test_newer_version),
-        STATE_TEST(test_damaged),       STATE_TEST(test_missing_table),
-        STATE_TEST(test_damaged_table),
+        STATE_TEST(test_migration),     STATE_TEST(test_new_folders_are_synced),
+        STATE_TEST(test_newer_version), STATE_TEST(test_damaged),
+        STATE_TEST(test_missing_table), STATE_TEST(test_damaged_table),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -3,12 +3,14 @@
 #include "state_file.h"
 #include "state_fixture.h"
 
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -118,6 +120,73 @@ static void test_log_refused(void **unused)
     assert_job_count(16);
 }
 
+/* A disk that is full until so much was given back. */
+static off_t given_back_at;
+
+static ssize_t write_if_room(int descriptor, const void *bytes, size_t size, off_t offset)
+{
+    struct stat reserve;
+    /* Single bytes are SQLite's way to make its index of the write-ahead log longer. */
+    if (size == 1 || stat(scratch_path("state/reserve"), &reserve) < 0 ||
+        reserve.st_size <= given_back_at)
+        return pwrite(descriptor, bytes, size, offset);
+    errno = ENOSPC;
+    return -1;
+}
+
+/* The header of the frame that ends a transaction says how large the database is then, in its bytes
+ * 4 to 7; the page comes behind it (https://sqlite.org/fileformat2.html#the_write_ahead_log). */
+static ssize_t write_group_and_end(int descriptor, const void *bytes, size_t size, off_t offset)
+{
+    static bool last;
+    const unsigned char *header = bytes;
+    ssize_t written = pwrite(descriptor, bytes, size, offset);
+    if (last)
+        _exit(written == (ssize_t)size ? 0 : 4);
+    last = size == 24 && (header[4] | header[5] | header[6] | header[7]);
+    return written;
+}
+
+/* write_child is killed when a group is in the log, and before that is emptied. */
+static void write_child(void)
+{
+    struct text error = {0};
+    struct state *state = state_open(scratch_path("state"), &error);
+    if (!state)
+        _exit(2);
+    replace_write(write_group_and_end);
+    put_jobs(state, 1, 6);
+    state_wait(state, state_now(state));
+    _exit(3);
+}
+
+/* The log is emptied on a full disk too: into room that was kept for this, and is kept again. */
+static void test_log_gets_room(void **unused)
+{
+    (void)unused;
+    enum { LEAST = 2 << 20 }; /* that is kept, whatever was accepted */
+    struct stat reserve;
+    int status;
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0)
+        write_child();
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+    assert_int_equal(number_of("SELECT count(*) FROM log"), 1);
+    assert_int_equal(truncate(scratch_path("state/reserve"), LEAST), 0);
+    given_back_at = LEAST / 2;
+    replace_write(write_if_room);
+    open_state();
+    assert_int_equal(stat(scratch_path("state/reserve"), &reserve), 0);
+    assert_true(reserve.st_size >= LEAST);
+    assert_job_count(6);
+    close_state();
+    replace_write(NULL);
+    assert_int_equal(number_of("SELECT count(*) FROM log"), 0);
+    assert_int_equal(number_of("SELECT count(*) FROM job"), 6);
+}
+
 /* Bytes that vgpufs did not write there, and changes that no table takes, are damage. */
 static void test_log_damaged(void **unused)
 {
@@ -154,8 +223,8 @@ static void test_log_damaged(void **unused)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        STATE_TEST(test_log_killed),  STATE_TEST(test_log_is_read), STATE_TEST(test_log_is_full),
-        STATE_TEST(test_log_refused), STATE_TEST(test_log_damaged),
+        STATE_TEST(test_log_killed),  STATE_TEST(test_log_is_read),   STATE_TEST(test_log_is_full),
+        STATE_TEST(test_log_refused), STATE_TEST(test_log_gets_room), STATE_TEST(test_log_damaged),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
