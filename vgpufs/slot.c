@@ -136,8 +136,8 @@ static void slot_kill(const struct slot *slot)
     kill(-slot->pid, SIGKILL);
 }
 
-/* slot_lose gives the process up: kill it and wait for it. Its job stays until the reason is known.
- */
+/* slot_lose gives the process up: kill it, with all that is in its cgroup and its group, and wait
+ * for it. Its job stays until the reason is known. */
 static void slot_lose(struct slot *slot)
 {
     slot_kill(slot);
@@ -509,7 +509,7 @@ static void slot_death(struct slot *slot, const char *text, struct ending *endin
         slot_note_failure(slot, text);
 }
 
-static bool slot_reap(struct slot *slot, uint64_t now_us, struct ending *ending)
+static void slot_reap(struct slot *slot, uint64_t now_us, struct ending *ending)
 {
     char text[COMMAND_MAX_ERROR];
     int status;
@@ -521,9 +521,8 @@ static bool slot_reap(struct slot *slot, uint64_t now_us, struct ending *ending)
             slot_death(slot, "the executor closed its connection", ending);
         slot->waits++;
         slot->due_us = now_us + (UINT64_C(1000) << (slot->waits < 7 ? slot->waits : 7));
-        return false;
+        return;
     }
-    slot_kill(slot); /* children that it left behind */
     if (failed == 0 && waitpid(slot->pid, &status, 0) > 0)
         death_words(slot, status, text, sizeof(text));
     else
@@ -536,7 +535,6 @@ static bool slot_reap(struct slot *slot, uint64_t now_us, struct ending *ending)
     slot->due_us = slot->pool->quitting
                        ? UINT64_MAX
                        : now_us + restart_delay_us(slot->failures, slot->greeted && !slot->failing);
-    return true;
 }
 
 /* slot_check_job enforces the time limit, and kills what does not let itself be cancelled. */

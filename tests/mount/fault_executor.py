@@ -178,12 +178,12 @@ def noisy_garbage(attempt):
     garbage(attempt)
 
 
-def child_run():
+def child_run(environment=os.environ):
     """A process that only its command line tells from others, in the executor's group."""
     pid = os.fork()
     if pid == 0:
-        os.execv(sys.executable, [sys.executable, "-c", "import time; time.sleep(3600)",
-                                  sys.argv[2] + ".child"])
+        os.execve(sys.executable, [sys.executable, "-c", "import time; time.sleep(3600)",
+                                   sys.argv[2] + ".child"], environment)
     return pid
 
 
@@ -194,6 +194,12 @@ def leaves_children(attempt):
         os.setsid()
         child_run()
         os._exit(0)
+    well(attempt)
+
+
+def leaves_a_stranger(attempt):
+    """One in its group that has nothing of its environment."""
+    child_run({})
     well(attempt)
 
 
@@ -382,7 +388,7 @@ GREETINGS = {function.__name__: function for function in (
     no_hello, silent, refuse, refuse_silently, bad_protocol, evil_hello, garbage_hello)}
 JOBS = {function.__name__: function for function in (
     crash, segfault, leave, close, hang, garbage, noisy_garbage, huge, partial, unended_fields,
-    unknown_type, wrong_direction, bad_status, fails_silently, leaves_children, eats, forks, pries, chatters, escape, late_answer, deaf, twice, large, flood, endless_flood, evil_error,
+    unknown_type, wrong_direction, bad_status, fails_silently, leaves_children, leaves_a_stranger, eats, forks, pries, chatters, escape, late_answer, deaf, twice, large, flood, endless_flood, evil_error,
     evil_output, evil_progress, evil_reading, evil_log, greedy, probed_crash, probed_device, probed_sticky)}
 
 

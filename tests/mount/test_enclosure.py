@@ -1,6 +1,7 @@
 """What executors may take from the host, and that nothing of theirs is left behind."""
 import contextlib
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,19 @@ def leaver(tmp_path):
 def test_children_that_an_executor_leaves(enclosed, tmp_path):
     child, config = leaver(tmp_path)
     check_children_end(enclosed(config), child)
+
+
+def test_a_child_that_hides_its_mark(vgpufs, tmp_path):
+    """Without cgroups only the group tells whose it is."""
+    _, child = leaving(tmp_path / "marker")
+    daemon = vgpufs({"pool B": {
+        "executor": f'/usr/bin/python3 "{HERE}/fault_executor.py" leaves_a_stranger '
+                    f'{tmp_path}/marker'}})
+    assert "executors have cgroups in" not in daemon.log()
+    assert daemon.vm(3).run("B:1:3:SLEEP ms=1").header["status"] == "done"
+    wait_until(lambda: len(processes_with(child)) == 1, what="its child runs")
+    os.kill(daemon.executor_pid("B.0"), signal.SIGKILL)
+    wait_until(lambda: not processes_with(child), what="it is gone with its executor")
 
 
 def test_children_that_a_killed_daemon_leaves(enclosed, tmp_path):
