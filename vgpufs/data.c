@@ -433,9 +433,11 @@ int data_create_output(struct data *data, struct data_file **file)
     return error;
 }
 
-int data_install(struct data_file *file, const char *name)
+int data_install(struct data_file *file, const char *name, uint64_t *replaced)
 {
     pthread_mutex_lock(&file->data->lock);
+    const struct data_file *other = file_by_name(file->data, name);
+    *replaced = other ? other->number : 0;
     int error = name_give(file, name);
     pthread_mutex_unlock(&file->data->lock);
     return error;
@@ -530,9 +532,13 @@ void data_stat(struct data_file *file, struct stat *stat)
     pthread_mutex_unlock(&file->data->lock);
 }
 
-/* purge_some removes the names of some files; returns how many, and what file_leave told of each.
- */
-static size_t purge_some(struct data *data, uint64_t *numbers, size_t most)
+/* A file that is purged, and what file_leave told of it. */
+struct purged {
+    uint64_t number, bytes;
+};
+
+/* purge_some removes the names of some files; returns how many. */
+static size_t purge_some(struct data *data, struct purged *purged, size_t most)
 {
     size_t count = 0;
     pthread_mutex_lock(&data->lock);
@@ -541,19 +547,22 @@ static size_t purge_some(struct data *data, uint64_t *numbers, size_t most)
         struct data_file *file = container_of(entry, struct data_file, by_name);
         next = table_next(&data->by_name, entry);
         state_delete_file(data->state, data->vm, file->number);
-        numbers[count++] = name_remove(file);
+        purged[count].number = file->number;
+        purged[count++].bytes = name_remove(file);
     }
     data->changed = clock_change();
     pthread_mutex_unlock(&data->lock);
     return count;
 }
 
-void data_purge(struct data *data)
+void data_purge(struct data *data, void (*gone)(void *context, uint64_t number), void *context)
 {
-    uint64_t numbers[256];
-    for (size_t count; (count = purge_some(data, numbers, 256));)
-        for (size_t i = 0; i < count; i++)
-            bytes_remove(data, numbers[i]);
+    struct purged purged[256];
+    for (size_t count; (count = purge_some(data, purged, 256));)
+        for (size_t i = 0; i < count; i++) {
+            bytes_remove(data, purged[i].bytes);
+            gone(context, purged[i].number);
+        }
 }
 
 struct names data_names(struct data *data)

@@ -104,11 +104,12 @@ void data_stat(struct data_file *file, struct stat *stat);
 
 /* data_create_output makes a file without a name, for a job's output; a reference. */
 int data_create_output(struct data *data, struct data_file **file);
-/* data_install gives an output its name, replacing what had it. */
-int data_install(struct data_file *file, const char *name);
+/* data_install gives an output its name; *replaced is the number of the file that had it, or 0. */
+int data_install(struct data_file *file, const char *name, uint64_t *replaced);
 
-/* data_purge removes all files. Open ones live on until they are closed. */
-void data_purge(struct data *data);
+/* data_purge removes all files, and calls `gone` with the number of each, without the lock. Open
+ * ones live on until they are closed. */
+void data_purge(struct data *data, void (*gone)(void *context, uint64_t number), void *context);
 /* How many names there are, and how often one has come or gone. */
 struct names {
     uint64_t count, changes;

@@ -29,8 +29,7 @@
  * Of a data file. Its bytes, size and times change by this mount alone, whose kernel forgets what
  * it knew with every WRITE, SETATTR and FALLOCATE; an executor writes a file that the kernel has
  * not seen. Without it each read(2) from the cache asks first (FUSE_CAP_AUTO_INVAL_DATA), which
- * costs as much as a MiB. What may be late by it is that a file which is still open has lost its
- * name.
+ * costs as much as a MiB. That a file has lost its name to a job's output it is told.
  */
 #define FILE_TIMEOUT 1.0
 /* READs that an NFS server makes by splice are background requests; the default of 12 is for all

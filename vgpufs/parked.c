@@ -372,6 +372,17 @@ static void root_inval(struct server *server)
     }
 }
 
+void notify_file_gone(void *context, uint64_t number)
+{
+    const struct vm *vm = context;
+    /* A job that was queued before a restart may end before the mount is there. */
+    if (!atomic_load(&vm->server->serving))
+        return;
+    /* Attributes only (a negative offset). An error says that the kernel does not know the file. */
+    fuse_lowlevel_notify_inval_inode(vm->server->session, node_ino(NODE_FILE, vm->id, number), -1,
+                                     0);
+}
+
 /* notifier_serve does what has been asked for. False when the thread is to end. */
 static bool notifier_serve(struct notifier *notifier)
 {

@@ -111,6 +111,13 @@ void notifier_destroy(struct notifier *notifier); /* accepts NULL */
 /* notifier_ask wakes the thread for an answer; notifier_is_silent: there is none yet. */
 void notifier_ask(struct notifier *notifier);
 bool notifier_is_silent(const struct notifier *notifier);
+/*
+ * notify_file_gone tells the kernel, before it returns, that a file of the VM (a struct vm) has lost
+ * its name: it remembers the file's attributes otherwise (FILE_TIMEOUT of fs.c), and an NFS client
+ * that asks for them by its older handle would believe that the name still means this file.
+ * No lock that a request needs may be held: the kernel may wait for one.
+ */
+void notify_file_gone(void *vm, uint64_t number);
 /* notifier_inval_root makes the kernel ask for the VMs and their owners again, after a reload. */
 void notifier_inval_root(struct notifier *notifier);
 

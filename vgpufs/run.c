@@ -1,6 +1,7 @@
 #include "run.h"
 
 #include "data.h"
+#include "parked.h"
 #include "vm.h"
 
 #include <errno.h>
@@ -146,7 +147,10 @@ int run_install(struct run *run, char *error)
     }
     for (size_t i = 0; i < run->file_count; i++) {
         struct run_file *file = &run->files[i];
-        int failure = file->install_as ? data_install(file->file, file->install_as) : 0;
+        uint64_t replaced = 0;
+        int failure = file->install_as ? data_install(file->file, file->install_as, &replaced) : 0;
+        if (replaced)
+            notify_file_gone(run->job->vm, replaced);
         if (failure) {
             snprintf(error, COMMAND_MAX_ERROR, "%s=: cannot put the file in place: %s",
                      file->param->name, strerror(failure));

@@ -509,5 +509,5 @@ void vm_purge(struct vm *vm)
     state_put_identity(vm->server->state, vm->id, NULL);
     vm_touch(vm);
     pthread_mutex_unlock(&vm->lock);
-    data_purge(&vm->data);
+    data_purge(&vm->data, notify_file_gone, vm);
 }

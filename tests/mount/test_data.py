@@ -557,6 +557,21 @@ def test_outputs_replace_older_files(vm):
     assert stat.S_IMODE(info.st_mode) == 0o600 and info.st_uid == os.lstat(vm.dir).st_uid
 
 
+def test_the_kernel_is_told_of_a_file_that_is_gone(mount, vm):
+    """It remembers a file's attributes for a while; by an older file's links an NFS client tells
+    that the name means another one now, and would else show what it has of the older one."""
+    write_floats(vm, "a", [1, 2])
+    for last in (False, False, True):
+        assert vm.run("VECTOR_ADD a=a b=a out=c").header["status"] == "done"
+        with open(vm.data / "c", "rb") as older:
+            assert os.fstat(older.fileno()).st_nlink == 1
+            if last:
+                mount.ctl(f"purge vm{vm.number}")
+            else:
+                assert vm.run("VECTOR_ADD a=a b=a out=c").header["status"] == "done"
+            assert os.fstat(older.fileno()).st_nlink == 0
+
+
 def test_an_input_may_be_the_output(vm):
     write_floats(vm, "a", [1, 2])
     assert vm.run("VECTOR_ADD a=a b=a out=a").header["status"] == "done"

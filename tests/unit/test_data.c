@@ -300,7 +300,9 @@ static void test_outputs(void **unused)
     data_settle(output, descriptor);
     close(descriptor);
     assert_file("result.bin", old, "old");
-    assert_int_equal(data_install(output, "result.bin"), 0);
+    uint64_t replaced;
+    assert_int_equal(data_install(output, "result.bin", &replaced), 0);
+    assert_int_equal(replaced, old);
     number = output->number;
     data_unref(output);
     assert_file("result.bin", number, "new");
@@ -333,13 +335,20 @@ static void test_each(void **unused)
     data_unref(output);
 }
 
+static void add_number(void *context, uint64_t number)
+{
+    *(uint64_t *)context += number;
+}
+
 static void test_purge(void **unused)
 {
     (void)unused;
     uint64_t first = file_put("a", "12345"), second = file_put("b", "123");
     struct data_file *open = data_find(&data, "a");
     uint64_t changed = nanoseconds(data.changed);
-    data_purge(&data);
+    uint64_t gone = 0;
+    data_purge(&data, add_number, &gone);
+    assert_int_equal(gone, first + second);
     assert_true(nanoseconds(data.changed) > changed);
     assert_no_file("a");
     assert_no_file("b");
@@ -395,7 +404,7 @@ static void *use_files(void *argument)
             break;
         case 3:
             if (data_create_output(&data, &file) == 0)
-                data_install(file, to);
+                data_install(file, to, &(uint64_t){0});
             break;
         default:
             file = data_find(&data, from);
