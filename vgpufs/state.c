@@ -123,8 +123,7 @@ bool state_when(struct state *state, struct state_waiter *waiter, int *error)
     return waits;
 }
 
-/* due_take takes those off the list that are to be told; their error goes into `ticket`. */
-static struct state_waiter *due_take(struct state *state)
+struct state_waiter *due_take(struct state *state)
 {
     struct state_waiter *due = NULL, **link = &state->waiters;
     while (*link) {
@@ -142,6 +141,21 @@ static struct state_waiter *due_take(struct state *state)
     return due;
 }
 
+void due_tell(struct state *state, struct state_waiter *due)
+{
+    state->telling++;
+    pthread_mutex_unlock(&state->lock);
+    KILL_POINT("announcing");
+    for (struct state_waiter *next; due; due = next) {
+        next = due->next;
+        due->done(due, (int)due->ticket);
+    }
+    KILL_POINT("announced");
+    pthread_mutex_lock(&state->lock);
+    state->telling--;
+    pthread_cond_broadcast(&state->written);
+}
+
 /* The announcer calls back who waits, while the writer goes on with the next group. */
 static void *announcer_run(void *argument)
 {
@@ -153,21 +167,10 @@ static void *announcer_run(void *argument)
         struct state_waiter *due = due_take(state);
         if (!due && state->stopping)
             break;
-        if (!due) {
+        if (due)
+            due_tell(state, due);
+        else
             pthread_cond_wait(&state->due, &state->lock);
-            continue;
-        }
-        state->telling++;
-        pthread_mutex_unlock(&state->lock);
-        KILL_POINT("announcing");
-        for (struct state_waiter *next; due; due = next) {
-            next = due->next;
-            due->done(due, (int)due->ticket);
-        }
-        KILL_POINT("announced");
-        pthread_mutex_lock(&state->lock);
-        state->telling--;
-        pthread_cond_broadcast(&state->written);
     }
     pthread_mutex_unlock(&state->lock);
     return NULL;

@@ -160,6 +160,10 @@ void bytes_remove(const struct state *state, const struct change *group);
 void hurry(struct state *state, uint64_t due_us);
 /* waiter_is_due: is there nothing more to wait for? Then *error is its answer. Locked. */
 bool waiter_is_due(const struct state *state, const struct state_waiter *waiter, int *error);
+/* due_take takes those off the list that are to be told; their error goes into `ticket`. Locked. */
+struct state_waiter *due_take(struct state *state);
+/* due_tell calls them back; the lock is released meanwhile. */
+void due_tell(struct state *state, struct state_waiter *due);
 /* writer_run is the thread that writes (state_writer.c); its argument is the state. */
 void *writer_run(void *argument);
 

@@ -15,6 +15,8 @@
 #define RETRY_US UINT64_C(1000000)
 /* How long those who were told are waited for, at most. */
 #define MOST_GATHER_US 2000
+/* So many replies the writer sends itself. */
+#define MOST_TOLD 64
 /* How often what came meanwhile joins a group before it is synced. */
 #define MOST_JOINS 4
 
@@ -269,23 +271,29 @@ static void writer_pause(struct state *state)
         timed_wait(&state->asked, &state->lock, until);
 }
 
-/*
- * only_waiter_tell answers one that waits alone and is light: to wake the announcer for it takes
- * longer. The state is locked.
- */
-static void only_waiter_tell(struct state *state)
+/* writer_tells: is whoever is due to be told by the writer itself? To wake the announcer takes
+ * longer than a few replies, and the writer has nothing to do before those come back with more. */
+static bool writer_tells(const struct state *state)
 {
-    struct state_waiter *only = state->waiters;
+    size_t count = 0;
     int error;
-    if (!only || only->next || !only->light || !waiter_is_due(state, only, &error))
-        return;
-    state->waiters = NULL;
-    state->telling++;
-    pthread_mutex_unlock(&state->lock);
-    only->done(only, error);
-    pthread_mutex_lock(&state->lock);
-    state->telling--;
+    if (state->first && !state->gather_until_us)
+        return state->waiters && !state->waiters->next && state->waiters->light;
+    for (const struct state_waiter *waiter = state->waiters; waiter; waiter = waiter->next)
+        if (waiter_is_due(state, waiter, &error) && (!waiter->light || ++count > MOST_TOLD))
+            return false;
+    return count > 0;
+}
+
+/* written_tell has those told who waited for the group; the state is locked. */
+static void written_tell(struct state *state)
+{
     pthread_cond_broadcast(&state->written);
+    struct state_waiter *due = writer_tells(state) ? due_take(state) : NULL;
+    if (due)
+        due_tell(state, due);
+    else if (state->waiters)
+        pthread_cond_signal(&state->due);
 }
 
 void *writer_run(void *argument)
@@ -324,10 +332,7 @@ void *writer_run(void *argument)
             state->haste = group.haste > state->haste ? group.haste : state->haste;
             state->due_us = 0;
         }
-        pthread_cond_broadcast(&state->written);
-        only_waiter_tell(state);
-        if (state->waiters)
-            pthread_cond_signal(&state->due);
+        written_tell(state);
         if (error && last_attempt)
             break;
         if (error)
