@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -56,6 +57,61 @@ static void test_room(void **unused)
     state_unreserve(opened, 50001000);
     assert_int_equal(stat(scratch_path("state/reserve"), &stat_of), 0);
     assert_true(stat_of.st_size < 50000000);
+}
+
+/* assert_kept: so much that was promised, and 2 MiB for what nobody asks room for. */
+static void assert_kept(uint64_t promised)
+{
+    struct stat stat_of;
+    assert_int_equal(stat(scratch_path("state/reserve"), &stat_of), 0);
+    assert_true((uint64_t)stat_of.st_size >= promised + (2 << 20));
+    assert_true(stat_of.st_blocks * 512 >= stat_of.st_size);
+}
+
+static void test_room_is_always_there(void **unused)
+{
+    (void)unused;
+    enum { MANY = 64, PART = 1 << 20 };
+    open_state();
+    for (uint64_t i = 1; i <= MANY; i++) {
+        assert_true(state_reserve(opened, PART));
+        assert_kept(i * PART);
+    }
+    for (uint64_t i = MANY; i-- > 0;) {
+        state_unreserve(opened, PART);
+        assert_kept(i * PART);
+    }
+}
+
+/* What fits is promised, though more would be taken if there were more. */
+static void test_room_that_just_fits(void **unused)
+{
+    (void)unused;
+    enum { PROMISED = 40 << 20 };
+    struct rlimit limit;
+    open_state();
+    scratch_disk_full(1); /* sets what is changed here, and has it ignored */
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &limit), 0);
+    limit.rlim_cur = PROMISED + (3 << 20);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    assert_true(state_reserve(opened, PROMISED));
+    assert_kept(PROMISED);
+    assert_false(state_reserve(opened, 4 << 20));
+    assert_kept(PROMISED);
+}
+
+/* A file with holes, as a copy may be, keeps no room. */
+static void test_room_of_holes(void **unused)
+{
+    (void)unused;
+    enum { PROMISED = 40 << 20 };
+    open_state();
+    close_state();
+    assert_int_equal(truncate(scratch_path("state/reserve"), 0), 0);
+    assert_int_equal(truncate(scratch_path("state/reserve"), 2 * PROMISED), 0);
+    open_state();
+    assert_true(state_reserve(opened, PROMISED));
+    assert_kept(PROMISED);
 }
 
 static off_t size_of(const char *name)
@@ -216,13 +272,11 @@ static void test_close_without_disk(void **unused)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        STATE_TEST(test_written_is_not_durable),
-        STATE_TEST(test_room),
-        STATE_TEST(test_log_size),
-        STATE_TEST(test_disk_refuses),
-        STATE_TEST(test_behind),
-        STATE_TEST(test_nothing_lost),
-        STATE_TEST(test_close_after_failure),
+        STATE_TEST(test_written_is_not_durable), STATE_TEST(test_room),
+        STATE_TEST(test_room_is_always_there),   STATE_TEST(test_room_that_just_fits),
+        STATE_TEST(test_room_of_holes),          STATE_TEST(test_log_size),
+        STATE_TEST(test_disk_refuses),           STATE_TEST(test_behind),
+        STATE_TEST(test_nothing_lost),           STATE_TEST(test_close_after_failure),
         STATE_TEST(test_close_without_disk),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

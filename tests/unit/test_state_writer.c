@@ -10,6 +10,7 @@
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -131,7 +132,7 @@ static void submit_together(void)
     writer_passes();
 }
 
-static void begin(uint64_t us)
+static void open_slowly(uint64_t us)
 {
     struct timespec time;
     clock_gettime(CLOCK_MONOTONIC, &time);
@@ -140,6 +141,11 @@ static void begin(uint64_t us)
     write_us = us;
     open_state();
     replace_write(write_slowly);
+}
+
+static void begin(uint64_t us)
+{
+    open_slowly(us);
     submit_together();
     groups = 0;
 }
@@ -202,11 +208,62 @@ static void test_who_stays_away_is_not_awaited(void **unused)
     stay_away(10000, 2000);
 }
 
+/* logged: so many rows are in the log, which time does not empty here, when all asked for is on
+ * disk. The group was asked for while the disk was busy. */
+static long logged(void)
+{
+    pthread_mutex_unlock(&gate);
+    assert_int_equal(state_wait(opened, state_now(opened)), 0);
+    pthread_mutex_lock(&gate);
+    return number_of("SELECT count(*) FROM log");
+}
+
+static void put_long_jobs(unsigned first, unsigned count)
+{
+    static char line[200001];
+    struct state_batch batch = {0};
+    memset(line, 'x', sizeof(line) - 1);
+    for (unsigned vm = first; vm < first + count; vm++) {
+        struct state_job job = {.vm = vm, .number = 1, .tag = "t", .pool = "A", .line = line};
+        state_batch_add(&batch, &job);
+    }
+    state_put_batch(opened, &batch);
+}
+
+/* Groups of jobs go into the log, if it takes them; else into the tables, and all of it before. */
+static void test_what_the_log_takes(void **unused)
+{
+    (void)unused;
+    enum { MORE_CHANGES = 4097 };
+    open_slowly(10000);
+    pthread_mutex_lock(&gate);
+    put_jobs(opened, 1, 3); /* few */
+    assert_int_equal(logged(), 0);
+    put_jobs(opened, 1, 4);
+    assert_int_equal(logged(), 1);
+    put_jobs(opened, 5, 1); /* few, but behind others */
+    assert_int_equal(logged(), 2);
+    struct state_batch batch = {0};
+    for (unsigned vm = 1; vm <= MORE_CHANGES; vm++)
+        state_batch_add(&batch, &(struct state_job){.vm = vm, .number = 2, .tag = "", .pool = ""});
+    state_put_batch(opened, &batch);
+    assert_int_equal(logged(), 0);
+    put_long_jobs(1, 4);
+    assert_int_equal(logged(), 1);
+    put_long_jobs(5, 4); /* 1.6 MB in all */
+    assert_int_equal(logged(), 0);
+    put_long_jobs(9, 4);
+    assert_int_equal(logged(), 1);
+    pthread_mutex_unlock(&gate);
+    end();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         STATE_TEST(test_who_comes_back_is_gathered),
         STATE_TEST(test_who_stays_away_is_not_awaited),
+        STATE_TEST(test_what_the_log_takes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
