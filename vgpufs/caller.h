@@ -29,4 +29,11 @@ void callers_destroy(struct callers *callers); /* accepts NULL */
 /* callers_find takes the time (us, monotonic) as an argument, for the tests' sake. */
 enum caller callers_find(struct callers *callers, pid_t pid, uint64_t now_us);
 
+/*
+ * caller_looks_for_a_name: does a kernel thread that opens a directory with these flags look for
+ * the name of one that it has a handle of (get_name in Linux' fs/exportfs/expfs.c), and not list it
+ * for a client? nfsd opens all that a client wants with O_LARGEFILE (__nfsd_open in fs/nfsd/vfs.c).
+ */
+bool caller_looks_for_a_name(int flags);
+
 #endif

@@ -32,6 +32,9 @@
  * costs as much as a MiB. That a file has lost its name to a job's output it is told.
  */
 #define FILE_TIMEOUT 1.0
+/* Of a directory that was found by its handle: the kernel asks for its number next, to look for its
+ * name, and still as nobody whom one could know (search_for). */
+#define CONNECT_TIMEOUT 1.0
 /* READs that an NFS server makes by splice are background requests; the default of 12 is for all
  * VMs together. */
 #define MAX_BACKGROUND 4096
@@ -59,17 +62,37 @@ static bool node_for(fuse_req_t request, fuse_ino_t ino, struct node *node)
     return !error;
 }
 
-/* inside_for is node_for for working inside a directory. */
-static bool inside_for(fuse_req_t request, fuse_ino_t ino, struct node *node)
+/*
+ * search_for is node_for for finding names in a directory. Who asks for what a handle names is not
+ * known (lookup_handle), neither is it when the kernel then connects a directory with the tree: it
+ * opens the parent, looks for the name and looks that up (reconnect_path in Linux'
+ * fs/exportfs/expfs.c). `connects`: it may be doing that, and for a VM's own directory it is let,
+ * since that has the same names in every VM. *stranger: it has been let.
+ */
+static bool search_for(fuse_req_t request, fuse_ino_t ino, bool connects, struct node *node,
+                       bool *stranger)
 {
+    const struct fuse_ctx *who = fuse_req_ctx(request);
+    *stranger = false;
     if (!node_for(request, ino, node))
         return false;
-    int error = node_access(node, fuse_req_ctx(request)->uid);
+    int error = node_access(node, who->uid);
     if (!error)
+        return true;
+    *stranger = connects && node->type->kind == NODE_VM &&
+                callers_find(node->server->callers, who->pid, clock_now_us()) == CALLER_KERNEL;
+    if (*stranger)
         return true;
     node_release(node);
     fuse_reply_err(request, error);
     return false;
+}
+
+/* inside_for is node_for for working inside a directory. */
+static bool inside_for(fuse_req_t request, fuse_ino_t ino, struct node *node)
+{
+    bool stranger;
+    return search_for(request, ino, false, node, &stranger);
 }
 
 /*
@@ -95,7 +118,7 @@ static double entry_timeout(const struct node *node)
     return node->type->name || node->type->kind == NODE_VM ? LONG_TIMEOUT : 0;
 }
 
-static void entry_of(fuse_req_t request, const struct node *node, struct fuse_entry_param *entry)
+static void entry_of(const struct node *node, uid_t uid, struct fuse_entry_param *entry)
 {
     *entry = (struct fuse_entry_param){
         .ino = node_self_ino(node),
@@ -103,7 +126,7 @@ static void entry_of(fuse_req_t request, const struct node *node, struct fuse_en
         .attr_timeout = attr_timeout(node),
         .entry_timeout = entry_timeout(node),
     };
-    node_stat_for(node, fuse_req_ctx(request)->uid, &entry->attr);
+    node_stat_for(node, uid, &entry->attr);
 }
 
 /* looked: what the kernel is told of a result matters for NFS requests that wait. */
@@ -116,7 +139,7 @@ static void looked(fuse_req_t request, const struct node *node, const struct sta
 static void reply_entry(fuse_req_t request, struct node *node)
 {
     struct fuse_entry_param entry;
-    entry_of(request, node, &entry);
+    entry_of(node, fuse_req_ctx(request)->uid, &entry);
     looked(request, node, &entry.attr);
     fuse_reply_entry(request, &entry);
     node_release(node);
@@ -145,15 +168,60 @@ static void fs_init(void *userdata, struct fuse_conn_info *connection)
     connection->congestion_threshold = MAX_BACKGROUND * 3 / 4;
 }
 
+/*
+ * reply_stranger is reply_entry for a request of which it is not known who makes it. A file's size
+ * must be right all the same, since the kernel reads up to it; for what anybody is told of it the
+ * kernel asks again, and as whom it should. Of a directory it remembers nothing but what all have.
+ */
+static void reply_stranger(fuse_req_t request, struct node *node)
+{
+    struct fuse_entry_param entry;
+    entry_of(node, 0, &entry);
+    entry.attr_timeout = 0;
+    if (S_ISDIR(entry.attr.st_mode)) {
+        node_stat_as(node, 0, &node->server->started, &entry.attr);
+        entry.attr_timeout = CONNECT_TIMEOUT;
+    }
+    looked(request, node, &entry.attr);
+    fuse_reply_entry(request, &entry);
+    node_release(node);
+}
+
+/*
+ * lookup_handle finds the node of a handle, or its parent. Who asks is not known: an NFS server's
+ * thread has the ids of the request that it had before (nfsd_set_fh_dentry of Linux,
+ * fs/nfsd/nfsfh.c) and takes those of this one afterwards. So nothing is refused here.
+ */
+static void lookup_handle(fuse_req_t request, fuse_ino_t ino, const char *name)
+{
+    struct node self, node;
+    int error = node_resolve(server_of(request), ino, &self);
+    if (!error) {
+        error = node_lookup(&self, name, &node);
+        node_release(&self);
+    }
+    if (error)
+        fuse_reply_err(request, error);
+    else
+        reply_stranger(request, &node);
+}
+
 static void fs_lookup(fuse_req_t request, fuse_ino_t parent, const char *name)
 {
     struct node directory, node;
-    if (!inside_for(request, parent, &directory))
+    bool stranger;
+    if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0) {
+        lookup_handle(request, parent, name);
+        return;
+    }
+    if (!search_for(request, parent, true, &directory, &stranger))
         return;
     int error = node_lookup(&directory, name, &node);
     node_release(&directory);
     if (error)
         fuse_reply_err(request, error);
+    else if (stranger)
+        reply_stranger(request, &node);
     else
         reply_entry(request, &node);
 }
@@ -444,7 +512,7 @@ static void create_file(fuse_req_t request, fuse_ino_t parent, const char *name,
         return;
     }
     struct fuse_entry_param entry;
-    entry_of(request, &node, &entry);
+    entry_of(&node, fuse_req_ctx(request)->uid, &entry);
     if (fuse_reply_create(request, &entry, info) < 0)
         handle_close(handle_of(info)); /* interrupted: no RELEASE will come */
     node_release(&node);
@@ -489,7 +557,8 @@ static void open_node(fuse_req_t request, fuse_ino_t ino, const char *name,
 {
     (void)name;
     struct node node;
-    if (!inside_for(request, ino, &node))
+    bool stranger;
+    if (!search_for(request, ino, caller_looks_for_a_name(info->flags), &node, &stranger))
         return;
     bool nfs = open_matters(&node) && from_nfs(request);
     if (nfs && node.type->content == CONTENT_RESULT) {
@@ -513,7 +582,8 @@ static void fs_open(fuse_req_t request, fuse_ino_t ino, struct fuse_file_info *i
 static void fs_opendir(fuse_req_t request, fuse_ino_t ino, struct fuse_file_info *info)
 {
     struct node node;
-    if (!inside_for(request, ino, &node))
+    bool stranger;
+    if (!search_for(request, ino, caller_looks_for_a_name(info->flags), &node, &stranger))
         return;
     bool done = listing_is_slow(&node) &&
                 fs_later_name(&node.vm->lister, open_node, request, ino, "", info);

@@ -359,6 +359,42 @@ def test_handles_over_a_restart(vgpufs):
     os.close(fd)
 
 
+def as_server_thread(uid):
+    """What a thread of the kernel's NFS server is while it looks a handle up: a user, with root's
+    capabilities."""
+    LIBC.setfsuid(uid)
+    header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    assert LIBC.capget(header, sets) == 0
+    for word in (0, 3):
+        sets[word] = sets[word + 1]  # effective: what is permitted
+    assert LIBC.capset(header, sets) == 0
+
+
+@pytest.mark.root
+def test_handles_are_found_by_anybody(vgpufs):
+    """Such a thread still has the ids of another VM's request then: the right one's handles must not
+    be stale for that. What may be done with them is asked later."""
+    daemon = vgpufs()
+    vm = daemon.vm(3)
+    vm.make_job("a", "NOP")
+    vm.job_result("a")
+    vm.write_data("x", b"content")
+    paths = [vm.dir, vm.dir / "submit", vm.dir / "result", vm.dir / "status",
+             vm.job("a") / "result", vm.data / "x"]
+    handles = [handle_of(path) for path in paths]
+    daemon.restart()  # so that the kernel knows none of them
+
+    def find():
+        as_server_thread(vm_uid(4))
+        for path, handle in zip(paths, handles):
+            os.close(open_handle(daemon, handle))
+            assert errno_of(open_handle, daemon, handle, os.O_RDONLY) == "EACCES", path
+
+    in_child(find, 0)
+    for path, handle in zip(paths, handles):
+        assert inode_of_handle(daemon, handle) == os.lstat(path).st_ino, path
+
+
 @pytest.mark.root
 def test_stale_handles(mount, vm):
     vm.make_job("gone", "NOP")

@@ -3,6 +3,8 @@ import json
 import re
 import time
 
+import pytest
+
 from length_executor import expected
 from rig import guest_json
 
@@ -123,3 +125,41 @@ def test_restart_keeps_inodes(rig, guest):
     assert wait_answer(guest, script) == before
     assert len(set(re.findall(r"^\d+", before, re.M))) == len(before.splitlines())
     assert json.loads(guest.sh("cat /mnt/vgpu/stats.json"))
+
+
+# Keeps directories open, and works in them when it is told to.
+WORKER = """
+import os, time
+vm = os.open("{dir}", os.O_RDONLY)
+data, jobs = (os.open(name, os.O_RDONLY, dir_fd=vm) for name in ("data", "jobs"))
+open("/tmp/holding", "w").close()
+while not os.path.exists("/tmp/go"):
+    time.sleep(0.1)
+names = [os.listdir(data), "a" in os.listdir(jobs)]
+names.append(os.read(os.open("x", os.O_RDONLY, dir_fd=data), 100).decode())
+names.append(len(os.listdir(vm)) > 4)
+print(names)
+"""
+
+
+@pytest.mark.layout(server=("knfsd",))
+def test_another_guest_comes_first(rig, guest, other):
+    """After a restart the host's kernel knows no file any more. The thread that looks guest 3's
+    handles up still has the ids of guest 4's request then: they are not stale for that."""
+    guest.sh(f"echo content > {guest.dir}/data/x; mkdir {guest.dir}/jobs/a; "
+             "rm -f /tmp/holding /tmp/go")
+    worker = guest.call(f"python3 -c '{WORKER.format(dir=guest.dir)}'", timeout=300)
+    guest.sh("while ! test -e /tmp/holding; do sleep 0.1; done")
+    rig.host.sh("rpc.nfsd 1")
+    try:
+        rig.restart_daemon()
+        wait_answer(other, f"cat {other.dir}/status")
+        other.sh(f"cat {other.dir}/status; touch {other.dir}/data/y; rm {other.dir}/data/y")
+        guest.sh("touch /tmp/go")
+        done = worker.wait()
+        assert done.out == "[['x'], True, 'content\\n', True]\n", done
+        for denied in ("ls {}", "ls {}/jobs", "cat {}/status", "cat {}/data/x"):
+            assert other.run(denied.format(guest.dir)).code != 0, denied
+    finally:
+        rig.host.sh("rpc.nfsd 32")
+    guest.sh(f"rm {guest.dir}/data/x; rmdir {guest.dir}/jobs/a")
