@@ -112,9 +112,9 @@ void notifier_destroy(struct notifier *notifier); /* accepts NULL */
 void notifier_ask(struct notifier *notifier);
 bool notifier_is_silent(const struct notifier *notifier);
 /*
- * notify_file_gone tells the kernel, before it returns, that a file of the VM (a struct vm) has lost
- * its name: it remembers the file's attributes otherwise (FILE_TIMEOUT of fs.c), and an NFS client
- * that asks for them by its older handle would believe that the name still means this file.
+ * notify_file_gone tells the kernel, before it returns, that a file of the VM (a struct vm) has
+ * lost its name: it remembers the file's attributes otherwise (FILE_TIMEOUT of fs.c), and an NFS
+ * client that asks for them by its older handle would believe that the name still means this file.
  * No lock that a request needs may be held: the kernel may wait for one.
  */
 void notify_file_gone(void *vm, uint64_t number);
