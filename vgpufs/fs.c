@@ -22,7 +22,7 @@
 #include <unistd.h>
 
 /* Fixed, so that an NFS handle stays good over a restart; inode numbers are never reused. */
-#define GENERATION 1
+#define GENERATION 1 /* but of the root, which the kernel makes itself with 0 */
 /* Of what never changes while the daemon runs; a reload invalidates it. */
 #define LONG_TIMEOUT 3600.0
 /*
@@ -122,7 +122,7 @@ static void entry_of(const struct node *node, uid_t uid, struct fuse_entry_param
 {
     *entry = (struct fuse_entry_param){
         .ino = node_self_ino(node),
-        .generation = GENERATION,
+        .generation = node->type->kind == NODE_ROOT ? 0 : GENERATION,
         .attr_timeout = attr_timeout(node),
         .entry_timeout = entry_timeout(node),
     };

@@ -21,7 +21,7 @@ Outcome = collections.namedtuple("Outcome", "code out err")
 
 # What a kernel says when it, or something in it, has gone wrong.
 KERNEL_TROUBLE = re.compile(r"(BUG:|Oops|general protection|Call Trace|WARNING: CPU|Kernel panic|"
-                            r"blocked for more than|Out of memory)")
+                            r"blocked for more than|Out of memory|fuse: root )")
 # nfsd complains once of the errors that a mount gives whose daemon was killed, as tests do:
 # ENOTCONN and ECONNABORTED. Of another one, which the daemon has given, a line tells.
 DEAD_MOUNT = re.compile(r"WARNING: CPU.* nfserrno\+")
