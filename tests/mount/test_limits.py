@@ -174,8 +174,10 @@ def test_a_full_state_disk(vgpufs, what):
         os.unlink(vm.data / name)  # this makes room, and must be possible
         errno_of(os.close, identity)
         (daemon.state_dir / "fill").unlink()
-        wait_until(lambda: errno_of(vm.write_data, "new", b"x") is None, what="room again")
-        write_file(vm.dir / "identity", "A:2:1\n")
+        # The writer tries again after a second; until then it has nothing better to say.
+        wait_until(lambda: errno_of(write_file, vm.dir / "identity", "A:2:1\n") is None,
+                   what="room again")
+        vm.write_data("new", b"x")
         assert vm.run("NOP").header["priority"] == "2"
 
 
