@@ -26,7 +26,8 @@ struct user {
 /* user_find looks it up. -1 and *error in one line. user_finish frees what it found. */
 int user_find(const char *name, struct user *user, struct text *error);
 /* user_wanted finds the executor_user of a configuration: 1 if executors are to have another user
- * than this process, 0 if not (`name` is NULL, say), then *user is empty; -1 and *error. */
+ * than this process, 0 if not (`name` is NULL, say); -1 and *error. user_finish follows it in any
+ * case. */
 int user_wanted(const char *name, struct user *user, struct text *error);
 void user_finish(struct user *user);
 
